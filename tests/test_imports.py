@@ -1,0 +1,160 @@
+"""Who may import whom, read from the source of every module."""
+
+import ast
+import pathlib
+import sys
+
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+OWN = ("benchmarks", "configs", "input_pipeline", "kernels", "ltss_jax")
+ANYTHING = None
+
+# Modules of ltss_jax that bring config, data and model together.
+_RUN = {
+  "absl",
+  "clu",
+  "configs",
+  "etils",
+  "input_pipeline",
+  "jax",
+  "ltss_jax",
+  "ml_collections",
+  "numpy",
+}
+
+# Module or package -> what it may import beside the standard library; the longest prefix counts.
+RULES = {
+  "main": ANYTHING,
+  "benchmarks": ANYTHING,
+  "configs": {"absl", "configs", "ml_collections"},
+  "input_pipeline": {
+    "PIL",
+    "absl",
+    "cv2",
+    "etils",
+    "grain",
+    "input_pipeline",
+    "numpy",
+    "tensorflow_datasets",
+    "tqdm",
+  },
+  "kernels": {"jax", "kernels", "numpy"},
+  # Whatever has no line of its own knows neither config nor data.
+  "ltss_jax": {"absl", "etils", "jax", "ltss_jax", "numpy"},
+  "ltss_jax.models": {"flax", "jax", "kernels", "ltss_jax.models", "numpy"},
+  "ltss_jax.losses": {"jax", "ltss_jax.losses", "numpy"},
+  "ltss_jax.metrics": {"numpy"},
+  "ltss_jax.results": {"etils", "ltss_jax.metrics", "numpy"},
+  "ltss_jax.mesh": {"absl", "jax", "numpy"},
+  "ltss_jax.optimizer": {"jax", "ltss_jax.types", "numpy", "optax"},
+  "ltss_jax.checkpoint": {"absl", "etils", "jax", "ltss_jax.types", "numpy", "orbax"},
+  "ltss_jax.metric_writer": {"absl", "clu", "etils", "numpy"},
+  "ltss_jax.train_step": {"absl", "jax", "ltss_jax", "numpy", "optax"},
+  "ltss_jax.evaluate": _RUN,
+  "ltss_jax.predict": _RUN,
+  "ltss_jax.train": _RUN,
+  # Parts of train and evaluate that have files of their own.
+  "ltss_jax.build": _RUN,
+  "ltss_jax.dataset": _RUN,
+  "ltss_jax.evaluation_run": _RUN,
+  "ltss_jax.run_config": {"etils", "ml_collections"},
+}
+
+
+def module_name(path: pathlib.Path, root: pathlib.Path = REPOSITORY) -> str:
+  parts = path.relative_to(root).with_suffix("").parts
+  return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_names(source: str, module: str, is_package: bool) -> set[str]:
+  """Returns the dotted names that a module's source imports, relative ones resolved."""
+  names = set()
+  for node in ast.walk(ast.parse(source)):
+    if isinstance(node, ast.Import):
+      names |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      package = node.module or ""
+      if node.level:
+        above = module.split(".")[: len(module.split(".")) + is_package - node.level]
+        package = ".".join([*above, package] if package else above)
+      names |= {f"{package}.{alias.name}" for alias in node.names}
+  return names
+
+
+def is_within(name: str, package: str) -> bool:
+  return name == package or name.startswith(f"{package}.")
+
+
+def violations(source: str, module: str, is_package: bool = False) -> list[str]:
+  """Returns the names that a module imports and its rule does not allow."""
+  allowed = RULES[max((rule for rule in RULES if is_within(module, rule)), key=len)]
+  if allowed is ANYTHING:
+    return []
+  return sorted(
+    name
+    for name in imported_names(source, module, is_package)
+    if name.split(".")[0] not in sys.stdlib_module_names
+    and not any(is_within(name, entry) for entry in allowed)
+  )
+
+
+def test_every_module_keeps_to_its_rule():
+  paths = [REPOSITORY / "main.py"]
+  for package in OWN:
+    paths += (REPOSITORY / package).rglob("*.py")
+  found = {}
+  for path in filter(pathlib.Path.exists, paths):
+    module = module_name(path)
+    names = violations(path.read_text(encoding="utf-8"), module, path.name == "__init__.py")
+    if names:
+      found[module] = names
+  assert found == {}
+
+
+def test_every_top_level_package_has_a_rule():
+  packages = {path.parent.name for path in REPOSITORY.glob("*/__init__.py")}
+  assert packages <= set(OWN)
+  assert set(OWN) <= set(RULES)
+
+
+@pytest.mark.parametrize(
+  ("module", "source", "expected"),
+  [
+    ("input_pipeline.transforms", "import jax", ["jax"]),
+    ("input_pipeline.transforms", "from flax import nnx", ["flax.nnx"]),
+    ("input_pipeline.prepare.ensure", "import ltss_jax.metrics", ["ltss_jax.metrics"]),
+    ("input_pipeline.transforms", "def f():\n  import tensorflow as tf", ["tensorflow"]),
+    ("kernels.ms_deform_attn.xla", "from ltss_jax import mesh", ["ltss_jax.mesh"]),
+    ("kernels.ms_deform_attn.xla", "from jax.experimental import pallas", []),
+    ("ltss_jax.models.resnet", "import optax, grain", ["grain", "optax"]),
+    ("ltss_jax.models.resnet", "import ml_collections", ["ml_collections"]),
+    ("ltss_jax.models.resnet", "from ltss_jax import losses", ["ltss_jax.losses"]),
+    ("ltss_jax.models.resnet", "from . import layers\nfrom kernels import x", []),
+    ("ltss_jax.models.resnet", "from ..losses import pixel", ["ltss_jax.losses.pixel"]),
+    ("ltss_jax.losses.pixel", "from flax import nnx", ["flax.nnx"]),
+    ("ltss_jax.metrics", "import jax", ["jax"]),
+    ("ltss_jax.optimizer", "import orbax.checkpoint", ["orbax.checkpoint"]),
+    ("ltss_jax.checkpoint", "from orbax.checkpoint import v1", []),
+    ("ltss_jax.train_step", "import ml_collections", ["ml_collections"]),
+    ("ltss_jax.train_step", "from input_pipeline import pipeline", ["input_pipeline.pipeline"]),
+    ("ltss_jax.anything_new", "import optax", ["optax"]),
+    ("ltss_jax.train", "from input_pipeline import pipeline\nimport ml_collections", []),
+    ("configs.common", "import jax, dataclasses, ml_collections", ["jax"]),
+    ("main", "import jax, clu, anything", []),
+  ],
+)
+def test_rule_catches(module, source, expected):
+  assert violations(source, module) == expected
+
+
+def test_relative_imports_of_a_package_resolve_to_itself():
+  assert imported_names("from . import a\nfrom .b import c", "ltss_jax.models", True) == {
+    "ltss_jax.models.a",
+    "ltss_jax.models.b.c",
+  }
+
+
+def test_module_names():
+  assert module_name(REPOSITORY / "ltss_jax" / "models" / "resnet.py") == "ltss_jax.models.resnet"
+  assert module_name(REPOSITORY / "ltss_jax" / "models" / "__init__.py") == "ltss_jax.models"
