@@ -1,0 +1,28 @@
+"""ADE20K-Full: 847 classes, 25,574 training and 2,000 validation images.
+
+Paper     "Frequency-based Matcher for Long-tailed Semantic Segmentation" (IEEE TMM 2024),
+          with DeepLabV3+ (ECCV 2018); the release's recipe deeplabv3p_R50_bs16_200k.
+Command   python main.py --config=configs/ade20k_full.py
+Hardware  not run here; the batch of 16 crops of 512 px wants one large accelerator or several.
+Time      not run here.
+Expected  no DeepLabV3+ number at hand; the release's Mask2Former R50 has mIoU 18.8 (rare, common,
+          frequent by image: 4.8 13.4 25.1; by pixel: 3.5 6.2 28.1).
+Status    not run: the images are licensed and have to be brought by the user.
+
+The prepared images and labels have a shorter side of at most 512 px; scores are taken at that
+size.
+
+The backbone starts from random weights; the release starts from ImageNet weights.
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(variants: str = "") -> ml_collections.ConfigDict:
+  """Returns the config; variants as in `common.VARIANTS`."""
+  config = common.get_config()
+  config.data.name = "ade20k_full"
+  config.train.steps = 200_000
+  return common.apply_variants(config, variants)

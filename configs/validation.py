@@ -1,0 +1,194 @@
+"""Checks of a config's values; every error names the field, its value and the nearest valid one."""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable
+
+import ml_collections
+
+CHOICES = {
+  "data.name": (
+    "shapes_lt",
+    "folder",
+    "coco_stuff_lt",
+    "ade20k_full",
+    "mhp_v2_lt",
+    "coco_stuff",
+    "ade20k",
+    "mhp_v2",
+  ),
+  "model.name": ("deeplabv3plus",),
+  "model.backbone": ("resnet50", "resnet101", "resnet_small"),
+  "model.dtype": ("float32", "bfloat16"),
+  "model.image_pooling": ("global", "window"),
+  "optimizer.name": ("sgd", "adamw"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+  """An interval of valid values; an open end is no valid value itself."""
+
+  low: float
+  high: float = math.inf
+  low_open: bool = False
+  high_open: bool = False
+  or_zero: bool = False  # 0 is valid too, with a meaning of its own
+
+  def __contains__(self, value: float) -> bool:
+    if self.or_zero and value == 0:
+      return True
+    above = value > self.low if self.low_open else value >= self.low
+    below = value < self.high if self.high_open else value <= self.high
+    return above and below and math.isfinite(value)
+
+  def __str__(self) -> str:
+    low = f"greater than {self.low}" if self.low_open else f"at least {self.low}"
+    if self.or_zero:
+      low = f"0 or {low}"
+    if self.high == math.inf:
+      return low
+    return f"{low} and {'less than' if self.high_open else 'at most'} {self.high}"
+
+  def nearest(self, value: float) -> float | None:
+    """The nearest valid value, None where there is none (an open end, or not a number)."""
+    if math.isnan(value):
+      return None
+    if value >= self.high:
+      return None if self.high_open or self.high == math.inf else self.high
+    if self.or_zero and value < self.low / 2:
+      return 0
+    return None if self.low_open else self.low
+
+
+_POSITIVE = Range(0, low_open=True)
+_COUNT = Range(1)
+_COUNT_OR_0 = Range(0)
+_PROBABILITY = Range(0, 1, high_open=True)
+
+# The smallest crop has one cell at the backbone's stride of 16 to spare on each axis.
+_SMALLEST_CROP = 32
+
+RANGES = {
+  "seed": Range(0, 2**32 - 1),
+  "batch_size": _COUNT,
+  "data.ignore_label": Range(0, 2**16 - 1),
+  "data.crop_size": Range(_SMALLEST_CROP, or_zero=True),
+  "data.base_size": Range(_SMALLEST_CROP, or_zero=True),
+  "data.min_factor": _POSITIVE,
+  "data.max_factor": _POSITIVE,
+  "data.max_size": Range(_SMALLEST_CROP),
+  "data.num_workers": _COUNT_OR_0,
+  "data.prefetch": _COUNT,
+  "model.aspp_channels": _COUNT,
+  "model.aspp_dropout": _PROBABILITY,
+  "model.low_level_channels": _COUNT,
+  "model.decoder_channels": _COUNT,
+  "loss.hard_pixel_fraction": Range(0, 1, low_open=True),
+  "optimizer.learning_rate": _POSITIVE,
+  "optimizer.momentum": _PROBABILITY,
+  "optimizer.b1": _PROBABILITY,
+  "optimizer.b2": _PROBABILITY,
+  "optimizer.weight_decay": Range(0),
+  "optimizer.backbone_multiplier": Range(0),
+  "optimizer.clip_norm": Range(0),
+  "optimizer.poly_power": _POSITIVE,
+  "optimizer.warmup_steps": _COUNT_OR_0,
+  "train.steps": _COUNT_OR_0,
+  "train.grad_accumulation": _COUNT,
+  "train.log_every_steps": _COUNT,
+  "eval.every_steps": _COUNT_OR_0,
+  "eval.min_size": _COUNT_OR_0,
+  "eval.max_size": _COUNT,
+  "eval.batch_size": _COUNT,
+  "eval.step": Range(-1),
+  "checkpoint.every_steps": _COUNT_OR_0,
+  "checkpoint.keep": _COUNT,
+}
+
+
+def hint(value: object, valid: Iterable[object]) -> str:
+  """Returns a text that names the valid entry nearest to the value, and all of them."""
+  names = [str(entry) for entry in valid]
+  nearest = difflib.get_close_matches(str(value), names, n=1, cutoff=0.0)[0]
+  return f"nearest valid: {nearest!r}; valid: {', '.join(names)}"
+
+
+def field_names(config: ml_collections.ConfigDict, prefix: str = "") -> list[str]:
+  """Returns the dotted names of all fields that hold a value, in alphabetical order."""
+  names = []
+  for key, value in config.items():
+    if isinstance(value, ml_collections.ConfigDict):
+      names += field_names(value, f"{prefix}{key}.")
+    else:
+      names.append(f"{prefix}{key}")
+  return names
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+  """Checks every choice and range of a config, before and after `finalize`.
+
+  Args:
+    config: the whole tree of `common.get_config`.
+
+  Raises:
+    ValueError: names the first wrong field, its value and the nearest valid one.
+  """
+  missing = sorted({*CHOICES, *RANGES} - set(field_names(config)))
+  if missing:
+    raise ValueError(f"config.{missing[0]} is missing; build the config on common.get_config()")
+  for field, choices in CHOICES.items():
+    if config[field] not in choices:
+      raise ValueError(
+        f"config.{field}={config[field]!r} is unknown; {hint(config[field], choices)}"
+      )
+  for field, valid in RANGES.items():
+    value = config[field]
+    if value not in valid:
+      nearest = valid.nearest(value)
+      proposal = "" if nearest is None else f"; nearest valid: {nearest}"
+      raise ValueError(f"config.{field}={value!r} must be {valid}{proposal}")
+  _validate_dilations(config.model.aspp_dilations)
+  _validate_pairs(config)
+
+
+def _validate_dilations(dilations: tuple) -> None:
+  if not dilations or not all(
+    isinstance(dilation, int) and dilation >= 1 for dilation in dilations
+  ):
+    raise ValueError(
+      f"config.model.aspp_dilations={dilations!r} must be whole numbers of at least 1,"
+      " as in (6, 12, 18)"
+    )
+
+
+def _validate_pairs(config: ml_collections.ConfigDict) -> None:
+  """Checks the fields that only make sense together."""
+  data, optimizer, train = config.data, config.optimizer, config.train
+  if data.name == "folder" and not data.root:
+    raise ValueError(
+      "config.data.root='' names no folder; give --config.data.root=DIR, a directory with"
+      " images/{train,val}, annotations/{train,val} and classes.txt"
+    )
+  if data.min_factor > data.max_factor:
+    raise ValueError(
+      f"config.data.min_factor={data.min_factor} must be at most"
+      f" config.data.max_factor={data.max_factor}"
+    )
+  if config.eval.min_size > config.eval.max_size:
+    raise ValueError(
+      f"config.eval.min_size={config.eval.min_size} must be at most"
+      f" config.eval.max_size={config.eval.max_size}"
+    )
+  if config.batch_size % train.grad_accumulation:
+    raise ValueError(
+      f"config.batch_size={config.batch_size} does not divide into config.train.grad_accumulation="
+      f"{train.grad_accumulation} equal slices; nearest valid: "
+      f"{math.gcd(config.batch_size, train.grad_accumulation)} slices"
+    )
+  if train.steps and optimizer.warmup_steps >= train.steps:
+    raise ValueError(
+      f"config.optimizer.warmup_steps={optimizer.warmup_steps} must be less than"
+      f" config.train.steps={train.steps}; nearest valid: {train.steps - 1}"
+    )

@@ -1,0 +1,102 @@
+import math
+
+import pytest
+
+from configs import common, shapes_lt, validation
+
+
+@pytest.mark.parametrize(
+  ("field", "value", "message"),
+  [
+    (
+      "model.backbone",
+      "resnet52",
+      "config.model.backbone='resnet52' is unknown; nearest valid: 'resnet50';"
+      " valid: resnet50, resnet101, resnet_small",
+    ),
+    (
+      "optimizer.name",
+      "adam",
+      "config.optimizer.name='adam' is unknown; nearest valid: 'adamw'; valid: sgd, adamw",
+    ),
+    ("batch_size", 0, "config.batch_size=0 must be at least 1; nearest valid: 1"),
+    ("data.crop_size", 20, "config.data.crop_size=20 must be 0 or at least 32; nearest valid: 32"),
+    ("data.base_size", -5, "config.data.base_size=-5 must be 0 or at least 32; nearest valid: 0"),
+    (
+      "loss.hard_pixel_fraction",
+      1.5,
+      "config.loss.hard_pixel_fraction=1.5 must be greater than 0 and at most 1; nearest valid: 1",
+    ),
+    (
+      "loss.hard_pixel_fraction",
+      0.0,
+      "config.loss.hard_pixel_fraction=0.0 must be greater than 0 and at most 1",
+    ),
+    (
+      "model.aspp_dropout",
+      1.0,
+      "config.model.aspp_dropout=1.0 must be at least 0 and less than 1",
+    ),
+    (
+      "optimizer.learning_rate",
+      math.nan,
+      "config.optimizer.learning_rate=nan must be greater than 0",
+    ),
+    (
+      "optimizer.learning_rate",
+      math.inf,
+      "config.optimizer.learning_rate=inf must be greater than 0",
+    ),
+    (
+      "model.aspp_dilations",
+      ("a",),
+      "config.model.aspp_dilations=('a',) must be whole numbers of at least 1, as in (6, 12, 18)",
+    ),
+    (
+      "data.min_factor",
+      3.0,
+      "config.data.min_factor=3.0 must be at most config.data.max_factor=2.0",
+    ),
+    ("eval.min_size", 4096, "config.eval.min_size=4096 must be at most config.eval.max_size=2048"),
+    (
+      "train.grad_accumulation",
+      6,
+      "config.batch_size=16 does not divide into config.train.grad_accumulation=6 equal slices;"
+      " nearest valid: 2 slices",
+    ),
+    (
+      "optimizer.warmup_steps",
+      800,
+      "config.optimizer.warmup_steps=800 must be less than config.train.steps=800;"
+      " nearest valid: 799",
+    ),
+  ],
+)
+def test_wrong_value_names_field_value_and_nearest(field, value, message):
+  config = shapes_lt.get_config()
+  config.train.steps = 800
+  config.update_from_flattened_dict({field: value})
+  with pytest.raises(ValueError) as raised:
+    common.validate(config)
+  assert str(raised.value) == message
+
+
+def test_config_without_a_field():
+  config = shapes_lt.get_config()
+  del config.eval.min_size
+  with pytest.raises(ValueError, match=r"config\.eval\.min_size is missing"):
+    common.validate(config)
+
+
+def test_folder_needs_a_root():
+  config = shapes_lt.get_config()
+  config.data.name = "folder"
+  with pytest.raises(ValueError, match=r"config\.data\.root='' .* --config\.data\.root=DIR"):
+    common.validate(config)
+
+
+def test_field_names_are_dotted():
+  names = validation.field_names(common.get_config())
+  assert names == sorted(names)
+  assert {"seed", "optimizer.learning_rate"} <= set(names)
+  assert "optimizer" not in names
