@@ -1,0 +1,223 @@
+"""What a folder data set must look like, and what of it was seen.
+
+- `images/{train,val}/STEM.{jpg,jpeg,png}`
+- `annotations/{train,val}/STEM.png`: one channel, 8 or 16 bit; the value is the class index.
+- `classes.txt`: one class name a line; the first line is label 0.
+- `flip_pairs.txt` (optional): classes that swap under a horizontal flip, two a line: two names with
+  a tab between them, or, with a blank between them, two labels or two names without blanks. A name
+  goes before a label of the same spelling.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+
+from etils import epath
+
+from input_pipeline import prepared
+
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+# Part of the fingerprint: raise it when the preparation itself changes what it writes.
+_FORMAT = 1
+_NUM_LISTED = 5
+_STAT_THREADS = 32  # stat waits for the network where the folder lies in a bucket
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+  """One image file and its label file."""
+
+  stem: str
+  image: epath.Path
+  label: epath.Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """A folder data set that has everything in its place; the files are not read yet.
+
+  Attributes:
+    root: the folder.
+    metadata: classes, ignore label and flip pairs.
+    pairs: split name -> its files, sorted by file stem.
+  """
+
+  root: epath.Path
+  metadata: prepared.ClassMetadata
+  pairs: dict[str, tuple[Pair, ...]]
+
+
+def several(problems: Sequence[str], noun: str, remedy: str) -> str:
+  """One message for many offending files: the first five and how many there are."""
+  lines = [f"{len(problems)} {noun}:", *(f"  {problem}" for problem in problems[:_NUM_LISTED])]
+  if len(problems) > _NUM_LISTED:
+    lines.append(f"  ... and {len(problems) - _NUM_LISTED} more")
+  return "\n".join([*lines, remedy])
+
+
+def read_layout(root: epath.PathLike, ignore_label: int) -> Layout:
+  """Lists a folder data set and checks that it is complete.
+
+  Args:
+    root: the folder.
+    ignore_label: label of the pixels that belong to no class; no class index.
+
+  Returns:
+    The layout, its files in a fixed order.
+
+  Raises:
+    FileNotFoundError: if the folder, a subfolder or classes.txt is missing, or a split is empty.
+    ValueError: if classes.txt, flip_pairs.txt or the ignore label is not valid, or images and
+      labels do not pair up.
+  """
+  root = epath.Path(root)
+  if not root.is_dir():
+    raise FileNotFoundError(
+      f"The data set folder {root} does not exist: give the folder that holds images/,"
+      " annotations/ and classes.txt."
+    )
+  class_names = _read_class_names(root / "classes.txt")
+  num_classes = len(class_names)
+  if not num_classes <= ignore_label <= 65535:
+    raise ValueError(
+      f"The ignore label {ignore_label} is not possible for {root}: 0..{num_classes - 1} are the"
+      f" {num_classes} classes of classes.txt, so choose one from {num_classes} to 65535"
+      " (usual: 255 in 8-bit labels, 65535 in 16-bit labels) with --config.data.ignore_label=N"
+      " (training) or --ignore_label=N (preparation)."
+    )
+  metadata = prepared.ClassMetadata(
+    name=root.name,
+    class_names=class_names,
+    dataset_ids=tuple(range(num_classes)),
+    ignore_label=ignore_label,
+    flip_pairs=_read_flip_pairs(root / "flip_pairs.txt", class_names),
+  )
+  pairs = {split: _list_pairs(root, split) for split in prepared.SPLITS}
+  return Layout(root, metadata, pairs)
+
+
+def _read_lines(path: epath.Path) -> list[str]:
+  try:
+    text = path.read_bytes().decode("utf-8-sig")
+  except UnicodeDecodeError as error:
+    raise ValueError(f"{path} is not UTF-8 text ({error}): save it as UTF-8.") from error
+  return [line.strip() for line in text.rstrip().splitlines()]
+
+
+def _read_class_names(path: epath.Path) -> tuple[str, ...]:
+  if not path.exists():
+    raise FileNotFoundError(
+      f"{path} is missing: write one class name a line; the first line is label 0."
+    )
+  names = _read_lines(path)
+  if len(names) < 2:
+    raise ValueError(f"{path} names {len(names)} classes: at least two are needed, one a line.")
+  first_line = {}
+  for number, name in enumerate(names, start=1):
+    if not name:
+      raise ValueError(f"{path}, line {number} (label {number - 1}) is empty: give it a name.")
+    if name in first_line:
+      raise ValueError(
+        f"{path}, line {number}: the class name {name!r} already stands in line {first_line[name]}:"
+        " names must differ."
+      )
+    first_line[name] = number
+  return tuple(names)
+
+
+def _read_flip_pairs(path: epath.Path, class_names: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+  if not path.exists():
+    return ()
+  label_of = {str(label): label for label in range(len(class_names))}
+  label_of |= {name: label for label, name in enumerate(class_names)}  # a name goes first
+  pairs, used = [], set()
+  for number, line in enumerate(_read_lines(path), start=1):
+    if not line:
+      continue
+    fields = [field.strip() for field in (line.split("\t") if "\t" in line else line.split())]
+    unknown = [field for field in fields if field not in label_of]
+    if unknown or len(fields) != 2:
+      problem = f"{unknown[0]!r} is no class" if unknown else f"{len(fields)} entries"
+      raise ValueError(
+        f"{path}, line {number}: {problem} in {line!r}: write two classes of classes.txt, names"
+        f" with a tab between them or labels 0..{len(class_names) - 1} with a blank between them."
+      )
+    first, second = (label_of[field] for field in fields)
+    if first == second or used & {first, second}:
+      raise ValueError(
+        f"{path}, line {number}: {line!r} pairs a class with itself or one that has a partner"
+        " already: each class can stand in one pair."
+      )
+    used |= {first, second}
+    pairs.append((first, second))
+  return tuple(pairs)
+
+
+def _list_files(folder: epath.Path, suffixes: tuple[str, ...]) -> dict[str, epath.Path]:
+  if not folder.is_dir():
+    raise FileNotFoundError(
+      f"{folder} is missing: a folder data set has images/train, images/val, annotations/train and"
+      " annotations/val."
+    )
+  files: dict[str, epath.Path] = {}
+  for path in sorted(folder.iterdir()):
+    if path.name.startswith(".") or path.suffix.lower() not in suffixes:
+      continue
+    if path.stem in files:
+      raise ValueError(
+        f"{files[path.stem]} and {path} have the same stem {path.stem!r}: images and labels are"
+        " matched by it, so rename one."
+      )
+    files[path.stem] = path
+  if not files:
+    raise FileNotFoundError(
+      f"{folder} holds no {', '.join(suffixes)} files (subfolders are not searched): every split"
+      " needs at least one image with its label."
+    )
+  return files
+
+
+def _list_pairs(root: epath.Path, split: str) -> tuple[Pair, ...]:
+  images = _list_files(root / "images" / split, _IMAGE_SUFFIXES)
+  labels = _list_files(root / "annotations" / split, (".png",))
+  remedy = "Images and labels are matched by file stem: add the missing files or remove these."
+  if lonely := [str(path) for stem, path in images.items() if stem not in labels]:
+    raise ValueError(
+      several(lonely, f"images without a label PNG in {root / 'annotations' / split}", remedy)
+    )
+  if lonely := [str(path) for stem, path in labels.items() if stem not in images]:
+    raise ValueError(
+      several(lonely, f"labels without an image in {root / 'images' / split}", remedy)
+    )
+  return tuple(Pair(stem, images[stem], labels[stem]) for stem in sorted(images))
+
+
+def fingerprint(layout: Layout) -> str:
+  """Digest of everything that the prepared data depends on.
+
+  File contents stand in by size and modification time (seconds), so that an unchanged folder is
+  recognised without reading it.
+
+  Returns:
+    64 hexadecimal digits.
+  """
+  files = [path for split in layout.pairs.values() for path in _paths(split)]
+  with concurrent.futures.ThreadPoolExecutor(_STAT_THREADS) as pool:
+    stats = list(pool.map(lambda path: path.stat(), files))
+  record = {
+    "format": _FORMAT,
+    "metadata": dataclasses.asdict(layout.metadata),
+    "files": [
+      (str(path.relative_to(layout.root)), stat.length, stat.mtime)
+      for path, stat in zip(files, stats, strict=True)
+    ],
+  }
+  return hashlib.sha256(json.dumps(record).encode()).hexdigest()
+
+
+def _paths(pairs: Iterable[Pair]) -> Iterable[epath.Path]:
+  for pair in pairs:
+    yield pair.image
+    yield pair.label

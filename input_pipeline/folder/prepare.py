@@ -1,0 +1,67 @@
+"""Prepares a folder data set once, and anew when the folder changes."""
+
+from absl import logging
+from etils import epath
+
+from input_pipeline import prepared
+from input_pipeline.folder import layout as layout_lib, source
+
+
+def prepare_folder(data_dir: epath.PathLike, root: epath.PathLike, ignore_label: int) -> epath.Path:
+  """Returns the prepared directory of a folder data set; prepares it where it is not up to date.
+
+  Where the folder itself is gone but its prepared data is there, the latter is used.
+
+  Args:
+    data_dir: directory of all prepared data (local or gs://).
+    root: the user's folder, laid out as `layout` describes.
+    ignore_label: label of the pixels that belong to no class.
+
+  Returns:
+    The prepared directory, `data_dir`/folder/<base name>-<8 hex digits of the path>/<version>.
+
+  Raises:
+    FileNotFoundError: if neither the folder nor its prepared data is there, or a part is missing.
+    ValueError: if the folder holds something unusable; names the files.
+  """
+  root = source.absolute_root(root)
+  directory = source.prepared_directory(data_dir, root)
+  existed = directory.exists()  # what appears later is another process's complete work
+  stored = source.stored_fingerprint(directory)
+  is_complete = stored is not None and not prepared.missing_files(directory)
+  if is_complete and not root.is_dir():
+    return _without_root(directory, root, ignore_label)
+  layout = layout_lib.read_layout(root, ignore_label)
+  fingerprint = layout_lib.fingerprint(layout)
+  if is_complete and stored == fingerprint:
+    return directory
+  if is_complete:
+    logging.info("%s has changed since it was prepared: preparing it anew.", root)
+  else:
+    logging.info("Preparing %s into %s.", root, directory)
+  if existed:
+    directory.rmtree()
+  _build(epath.Path(data_dir), layout, fingerprint)
+  return directory
+
+
+def _without_root(directory: epath.Path, root: epath.Path, ignore_label: int) -> epath.Path:
+  stored = prepared.read_metadata(directory).ignore_label
+  if stored != ignore_label:
+    raise ValueError(
+      f"{directory} was prepared with the ignore label {stored}, not {ignore_label}, and its"
+      f" folder {root} is gone: ask for {stored} or bring the folder back."
+    )
+  logging.info("%s is not there: using what was prepared from it in %s.", root, directory)
+  return directory
+
+
+def _build(data_dir: epath.Path, layout: layout_lib.Layout, fingerprint: str) -> None:
+  # tfds takes a second to import, which a start with prepared data need not wait for.
+  from input_pipeline.folder import folder_dataset_builder as builder_lib
+
+  config = builder_lib.FolderConfig(
+    name=source.key(layout.root), layout=layout, fingerprint=fingerprint
+  )
+  builder = builder_lib.Folder(config=config, data_dir=data_dir)
+  prepared.run_builder(builder, tfds_progress_bars=False)

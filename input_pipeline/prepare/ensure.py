@@ -1,0 +1,101 @@
+"""Finds the prepared data of a data set by name, and prepares it where that is possible."""
+
+import re
+
+from absl import logging
+from etils import epath
+
+from input_pipeline import class_tables, prepared
+from input_pipeline.folder import prepare as folder_prepare
+
+NAMES = ("shapes_lt", "folder", *class_tables.NAMES)
+
+
+def check_name(name: str) -> None:
+  """Raises a ValueError with the nearest valid name if there is no data set `name`."""
+  if name not in NAMES:
+    raise ValueError(
+      f"There is no data set {name!r}; did you mean {class_tables.nearest_name(name, NAMES)!r}?"
+      f" Data sets: {', '.join(NAMES)}."
+    )
+
+
+def ensure_prepared(
+  name: str, data_dir: epath.PathLike, root: str = "", ignore_label: int = 255
+) -> epath.Path:
+  """Returns the directory of a data set's prepared data.
+
+  `shapes_lt` and `folder` are prepared on first use, `folder` also when the folder has changed. The
+  published data sets need a licence and are only looked up.
+
+  Args:
+    name: one of `NAMES`.
+    data_dir: directory of all prepared data (local or gs://).
+    root: the user's folder; for the data set `folder` only.
+    ignore_label: label of the pixels that belong to no class; for the data set `folder` only.
+
+  Returns:
+    The prepared directory, for `prepared.open_source` and its neighbours.
+
+  Raises:
+    FileNotFoundError: if the data is not there and cannot be made.
+    ValueError: if there is no such data set, or a folder is not usable.
+  """
+  check_name(name)
+  if name == "folder":
+    if not root:
+      raise ValueError(
+        "The data set 'folder' needs its root, the folder that holds images/, annotations/ and"
+        " classes.txt: --config.data.root=DIR (training) or --root=DIR (preparation)."
+      )
+    return folder_prepare.prepare_folder(data_dir, root, ignore_label)
+  if root:
+    raise ValueError(
+      f"The data set {name!r} takes no root, got {root!r}: a root belongs to the data set 'folder'."
+    )
+  if name == "shapes_lt":
+    return _prepare_shapes_lt(data_dir)
+  return _find_published(name, data_dir)
+
+
+def _prepare_shapes_lt(data_dir: epath.PathLike) -> epath.Path:
+  # tfds takes a second to import, which the other data sets need not wait for.
+  from input_pipeline.shapes_lt import shapes_lt_dataset_builder
+
+  directory = epath.Path(data_dir) / "shapes_lt" / str(shapes_lt_dataset_builder.ShapesLt.VERSION)
+  existed = directory.exists()  # what appears later is another process's complete work
+  if prepared.missing_files(directory):
+    logging.info("Preparing shapes_lt into %s.", directory)
+    if existed:
+      directory.rmtree()
+    prepared.run_builder(shapes_lt_dataset_builder.ShapesLt(data_dir=epath.Path(data_dir)))
+  return directory
+
+
+def _find_published(name: str, data_dir: epath.PathLike) -> epath.Path:
+  parent = epath.Path(data_dir) / name
+  versions = [path for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
+  versions = [path for path in versions if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
+  versions.sort(key=lambda path: tuple(map(int, path.name.split("."))))
+  problems = []
+  for directory in reversed(versions):
+    missing = prepared.missing_files(directory)
+    if not missing:
+      return directory
+    problems.append(f" {directory} is not complete, it lacks {', '.join(missing)}.")
+  raise FileNotFoundError(
+    f"The data set {name} is not prepared: no complete {parent}/<version>/ (ArrayRecord files,"
+    f" classes.json and pixel counts as `input_pipeline/prepared.py` describes).{''.join(problems)}"
+    f" {reader_missing(name)}"
+  )
+
+
+def reader_missing(name: str) -> str:
+  """What to tell a user who wants to prepare one of the published data sets."""
+  return (
+    f"The reader for the raw layout of {name} is not part of this version, so"
+    f" `python -m input_pipeline.prepare {name}` cannot make it from the downloaded files. What"
+    " works today: lay the images and label PNGs out as a folder data set (images/{train,val},"
+    " annotations/{train,val}, classes.txt) and run `python -m input_pipeline.prepare folder"
+    " --root=DIR`."
+  )

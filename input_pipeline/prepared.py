@@ -1,0 +1,223 @@
+"""Prepared data sets on disk: ArrayRecord files written by tfds, with metadata beside them.
+
+A prepared directory holds the splits `train` and `val` (records with `image`, `label` and
+`file_name`), `classes.json` and `<split>_pixel_counts.npz`. The image and label bytes are JPEG or
+PNG and come back undecoded.
+"""
+
+import contextlib
+import dataclasses
+import io
+import json
+import tempfile
+from typing import TYPE_CHECKING, Any, SupportsIndex
+
+from absl import logging
+from etils import epath
+
+from input_pipeline import class_stats
+
+if TYPE_CHECKING:
+  import tensorflow_datasets as tfds
+
+SPLITS = ("train", "val")
+_CLASSES_FILE = "classes.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassMetadata:
+  """What the labels of a data set mean.
+
+  Attributes:
+    name: name of the data set.
+    class_names: one name per class; the position is the label.
+    dataset_ids: id of every class in the data set's own numbering.
+    ignore_label: label of the pixels that belong to no class.
+    flip_pairs: pairs of classes that swap under a horizontal flip (left arm, right arm).
+  """
+
+  name: str
+  class_names: tuple[str, ...]
+  dataset_ids: tuple[int, ...]
+  ignore_label: int
+  flip_pairs: tuple[tuple[int, int], ...] = ()
+
+  def __post_init__(self):
+    if len(self.class_names) != len(self.dataset_ids):
+      raise ValueError(
+        f"{self.name}: {len(self.class_names)} class names but {len(self.dataset_ids)} ids."
+      )
+    if not self.num_classes <= self.ignore_label <= 65535:
+      raise ValueError(
+        f"{self.name}: the ignore label {self.ignore_label} must lie between the number of classes"
+        f" ({self.num_classes}) and 65535, so that it is no class."
+      )
+    for pair in self.flip_pairs:
+      if len(set(pair)) != 2 or not all(0 <= index < self.num_classes for index in pair):
+        raise ValueError(
+          f"{self.name}: the flip pair {pair} must be two different classes below"
+          f" {self.num_classes}."
+        )
+
+  @property
+  def num_classes(self) -> int:
+    """Number of classes C; the labels are 0 .. C - 1."""
+    return len(self.class_names)
+
+
+def write_metadata(directory: epath.PathLike, metadata: ClassMetadata) -> None:
+  """Writes `classes.json` into `directory`."""
+  text = json.dumps(dataclasses.asdict(metadata), indent=1, ensure_ascii=False)
+  (epath.Path(directory) / _CLASSES_FILE).write_text(text + "\n")
+
+
+def read_metadata(directory: epath.PathLike) -> ClassMetadata:
+  """Reads `classes.json` from `directory`.
+
+  Raises:
+    FileNotFoundError: if the directory holds no prepared data set.
+  """
+  path = epath.Path(directory) / _CLASSES_FILE
+  if not path.exists():
+    raise FileNotFoundError(f"{path} is missing: {directory} holds no prepared data set.")
+  fields = json.loads(path.read_text())
+  return ClassMetadata(
+    name=fields["name"],
+    class_names=tuple(fields["class_names"]),
+    dataset_ids=tuple(fields["dataset_ids"]),
+    ignore_label=fields["ignore_label"],
+    flip_pairs=tuple((first, second) for first, second in fields["flip_pairs"]),
+  )
+
+
+def _pixel_counts_path(directory: epath.PathLike, split: str) -> epath.Path:
+  return epath.Path(directory) / f"{split}_pixel_counts.npz"
+
+
+def write_pixel_counts(
+  directory: epath.PathLike, split: str, pixel_counts: class_stats.PixelCounts
+) -> None:
+  """Writes `<split>_pixel_counts.npz` into `directory`."""
+  pixel_counts.save(_pixel_counts_path(directory, split))
+
+
+def read_pixel_counts(directory: epath.PathLike, split: str) -> class_stats.PixelCounts:
+  """Reads `<split>_pixel_counts.npz` from `directory`."""
+  return class_stats.PixelCounts.load(_pixel_counts_path(directory, split))
+
+
+def missing_files(directory: epath.PathLike) -> list[str]:
+  """Names of the files that a prepared directory needs and `directory` lacks.
+
+  A rename is atomic on a local disk but a file by file copy on object stores, so that the directory
+  alone does not show that the preparation ended.
+
+  Returns:
+    Sorted file names; empty where the data set is complete.
+  """
+  directory = epath.Path(directory)
+  present = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+  needed = {"dataset_info.json", "features.json", _CLASSES_FILE}
+  needed |= {_pixel_counts_path(directory, split).name for split in SPLITS}
+  if "dataset_info.json" in present:
+    info = json.loads((directory / "dataset_info.json").read_text())
+    for split in info["splits"]:
+      num_shards = len(split["shardLengths"])
+      needed |= {
+        f"{info['name']}-{split['name']}.array_record-{shard:05d}-of-{num_shards:05d}"
+        for shard in range(num_shards)
+      }
+  return sorted(needed - present)
+
+
+def run_builder(builder: "tfds.core.DatasetBuilder", *, tfds_progress_bars: bool = True) -> None:
+  """Runs a builder of this project into its directory, which appears only when it is complete.
+
+  Nothing is downloaded. Where another process has completed the same directory meanwhile, that one
+  is used.
+
+  Args:
+    builder: writes the metadata and pixel counts into its `data_dir` as it generates the splits.
+    tfds_progress_bars: False where the builder shows a progress bar of its own.
+  """
+  import tensorflow_datasets as tfds
+
+  tfds.display_progress_bar(tfds_progress_bars)
+  try:
+    with (
+      tempfile.TemporaryDirectory() as empty,  # else tfds makes DATA_DIR/downloads
+      contextlib.redirect_stdout(io.StringIO()),  # it announces a download
+    ):
+      builder.download_and_prepare(
+        download_dir=empty,
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+        file_format="array_record",
+      )
+  except OSError:
+    if missing_files(builder.data_dir):
+      raise
+    logging.info("Another process has prepared %s meanwhile: using it.", builder.data_dir)
+  finally:
+    tfds.display_progress_bar(True)
+
+
+class PreparedSource:
+  """Random access to the undecoded records of one split.
+
+  Pickles as (directory, split) and opens its files anew in every process, so that it can be sent to
+  spawned worker processes.
+  """
+
+  def __init__(self, directory: epath.PathLike, split: str):
+    # tfds takes 0.6 s to import and only reading needs it. It does not import TensorFlow here.
+    import tensorflow_datasets as tfds
+
+    self._directory = epath.Path(directory)
+    self._split = split
+    builder = tfds.builder_from_directory(self._directory)
+    skip = tfds.decode.SkipDecoding()
+    self._records = builder.as_data_source(split=split, decoders={"image": skip, "label": skip})
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
+    if not 0 <= index < len(self):  # a ValueError of the reader would not end an iteration
+      raise IndexError(f"{self!r} has no record {index}; it has {len(self)}.")
+    record = self._records[index]
+    return {
+      "image": record["image"],
+      "label": record["label"],
+      "file_name": record["file_name"].decode(),
+    }
+
+  def __repr__(self) -> str:
+    return f"PreparedSource({str(self._directory)!r}, {self._split!r})"
+
+  def __reduce__(self):
+    return PreparedSource, (str(self._directory), self._split)
+
+
+def open_source(directory: epath.PathLike, split: str) -> PreparedSource:
+  """Opens one split of a prepared data set for random access.
+
+  Args:
+    directory: a prepared directory (`<data_dir>/<data set>/<version>`).
+    split: "train" or "val".
+
+  Returns:
+    A picklable source: `len(source)`, and `source[i]` is a dict with `image` (bytes of a JPEG or
+    PNG), `label` (bytes of a single-channel PNG) and `file_name` (str).
+
+  Raises:
+    ValueError: if there is no such split.
+    FileNotFoundError: if the directory holds no complete data set.
+  """
+  if split not in SPLITS:
+    raise ValueError(f"There is no split {split!r}; the splits are {', '.join(SPLITS)}.")
+  missing = missing_files(directory)
+  if missing:
+    raise FileNotFoundError(
+      f"{directory} holds no complete prepared data set; missing: {', '.join(missing)}."
+    )
+  return PreparedSource(directory, split)

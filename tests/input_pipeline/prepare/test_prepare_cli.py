@@ -1,0 +1,58 @@
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REPOSITORY = pathlib.Path(__file__).parents[3]
+
+
+def run(*arguments):
+  """Runs the command and returns (exit status, stdout, stderr)."""
+  done = subprocess.run(
+    [sys.executable, "-m", "input_pipeline.prepare", *map(str, arguments)],
+    cwd=REPOSITORY,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  return done.returncode, done.stdout, done.stderr
+
+
+def test_folder_is_prepared_and_described(tmp_path):
+  root = tmp_path / "photos"
+  for split in ("train", "val"):
+    (root / "images" / split).mkdir(parents=True)
+    (root / "annotations" / split).mkdir(parents=True)
+    label = Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3) % 2)
+    label.save(root / "images" / split / "x.png")
+    label.save(root / "annotations" / split / "x.png")
+  (root / "classes.txt").write_text("a\nb\nc\n")
+  status, stdout, stderr = run("folder", f"--root={root}", f"--data_dir={tmp_path / 'data'}")
+  assert status == 0
+  assert stdout.startswith(f"photos: 3 classes in {tmp_path}/data/folder/photos-")
+  # Image counts 0 1 1, pixel shares 0 1/2 1/2: Gini (3 + 1 - 2 * 3 / 2) / 3 for both.
+  line = "1 images, Gini 0.333 (images) and 0.333 (pixels), 1 classes without an image"
+  assert f"  train: {line}\n  val: {line}\n" in stdout
+  assert "Preparing photos train: 100%" in stderr
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["folder"], "needs its root"),
+    (["folder", "--root=/nowhere"], "The data set folder /nowhere does not exist"),
+    (["shapes"], "did you mean 'shapes_lt'"),
+    (["coco_stuff"], "is not part of this version"),
+    ([], "Name one data set"),
+    (["folder", "--rot=x"], "Unknown command line flag 'rot'"),
+    (["folder", "--root=x", "--ignore_label=none"], "flag --ignore_label=none"),
+  ],
+)
+def test_wrong_use_gives_one_message(tmp_path, arguments, message):
+  status, stdout, stderr = run(*arguments, f"--data_dir={tmp_path}")
+  assert status not in (0, None)
+  assert stdout == ""
+  assert message in stderr and "Traceback" not in stderr

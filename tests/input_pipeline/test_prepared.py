@@ -1,0 +1,157 @@
+import multiprocessing
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from input_pipeline import class_stats, prepared
+from input_pipeline.folder import prepare
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+  """A prepared data set of 4 training images and 1 validation image."""
+  base = tmp_path_factory.mktemp("prepared")
+  for split, num_images in (("train", 4), ("val", 1)):
+    (base / "root" / "images" / split).mkdir(parents=True)
+    (base / "root" / "annotations" / split).mkdir(parents=True)
+    for index in range(num_images):
+      label = Image.fromarray(np.full((8, 9), index % 2, np.uint8))
+      label.convert("RGB").save(base / "root" / "images" / split / f"{index}.jpg")
+      label.save(base / "root" / "annotations" / split / f"{index}.png")
+  (base / "root" / "classes.txt").write_text("a\nb\n")
+  return prepare.prepare_folder(base / "data", base / "root", 255)
+
+
+def test_metadata_round_trip(tmp_path):
+  metadata = prepared.ClassMetadata(
+    name="x",
+    class_names=("Straße", "left arm", "right arm"),
+    dataset_ids=(3, 7, 9),
+    ignore_label=255,
+    flip_pairs=((1, 2),),
+  )
+  prepared.write_metadata(tmp_path, metadata)
+  assert prepared.read_metadata(tmp_path) == metadata
+  assert metadata.num_classes == 3
+
+
+def test_missing_metadata_names_the_file(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"classes\.json is missing"):
+    prepared.read_metadata(tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"dataset_ids": (1,)}, "2 class names but 1 ids"),
+    ({"ignore_label": 1}, "ignore label 1 must lie between the number of classes"),
+    ({"ignore_label": 65536}, "ignore label 65536"),
+    ({"flip_pairs": ((0, 2),)}, r"flip pair \(0, 2\)"),
+    ({"flip_pairs": ((1, 1),)}, r"flip pair \(1, 1\)"),
+  ],
+)
+def test_inconsistent_metadata(changes, message):
+  fields = {"name": "x", "class_names": ("a", "b"), "dataset_ids": (1, 2), "ignore_label": 255}
+  with pytest.raises(ValueError, match=message):
+    prepared.ClassMetadata(**fields | changes)
+
+
+def test_pixel_counts_round_trip(tmp_path):
+  row = class_stats.count_pixels(np.array([[0, 1]]), 2, 255)
+  prepared.write_pixel_counts(tmp_path, "val", class_stats.PixelCounts.from_rows([(1, 2)], [row]))
+  assert (tmp_path / "val_pixel_counts.npz").exists()
+  counts = prepared.read_pixel_counts(tmp_path, "val")
+  assert (counts.height.tolist(), counts.width.tolist()) == ([1], [2])
+  assert [array.tolist() for array in counts.row(0)] == [[0, 1], [1, 1]]
+
+
+def test_source_gives_bytes(directory):
+  source = prepared.open_source(directory, "train")
+  record = source[np.int64(3)]
+  assert len(source) == 4
+  assert record["file_name"] == "3.jpg"
+  assert record["image"].startswith(b"\xff\xd8") and record["label"].startswith(b"\x89PNG")
+  assert [record["file_name"] for record in source] == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
+  for index in (4, -1):
+    with pytest.raises(IndexError, match=f"no record {index}; it has 4"):
+      source[index]
+
+
+def test_source_names_directory_and_split(directory):
+  assert (
+    repr(prepared.open_source(directory, "val")) == f"PreparedSource({str(directory)!r}, 'val')"
+  )
+
+
+def test_source_pickles_small(directory):
+  source = prepared.open_source(directory, "train")
+  data = pickle.dumps(source)
+  assert len(data) < 1000
+  assert pickle.loads(data)[2] == source[2]
+
+
+def _read_file_name(source, index):
+  return source[index]["file_name"]
+
+
+def test_source_works_in_spawned_process(directory):
+  source = prepared.open_source(directory, "train")
+  with multiprocessing.get_context("spawn").Pool(1) as pool:
+    assert pool.apply(_read_file_name, (source, 1)) == "1.jpg"
+
+
+def test_unknown_split(directory):
+  with pytest.raises(ValueError, match="no split 'test'; the splits are train, val"):
+    prepared.open_source(directory, "test")
+
+
+def test_directory_without_data_names_what_is_missing(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"classes\.json, dataset_info\.json"):
+    prepared.open_source(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+  "name",
+  ["folder-val.array_record-00000-of-00001", "train_pixel_counts.npz", "features.json"],
+)
+def test_every_file_counts(directory, tmp_path, name):
+  for path in directory.iterdir():
+    if path.name != name:
+      path.copy(tmp_path / path.name)
+  assert prepared.missing_files(directory) == []
+  assert prepared.missing_files(tmp_path) == [name]
+
+
+_NO_NETWORK = """
+import sys
+
+def forbid_network(event, arguments):
+  if event in ("socket.connect", "socket.getaddrinfo", "socket.sendto"):
+    raise SystemExit(f"network: {event} {arguments}")
+
+sys.addaudithook(forbid_network)
+from input_pipeline import prepared
+from input_pipeline.folder import prepare
+directory = prepare.prepare_folder(sys.argv[1], sys.argv[2], 255)
+prepared.open_source(directory, "val")[0]
+sys.exit("tensorflow was imported" if "tensorflow" in sys.modules else 0)
+"""
+
+
+def test_preparing_and_reading_need_no_network_and_no_tensorflow(directory, tmp_path):
+  root = directory.parents[2].parent / "root"
+  done = subprocess.run(
+    [sys.executable, "-c", _NO_NETWORK, tmp_path, root],
+    cwd=REPOSITORY,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
