@@ -1,0 +1,1 @@
+"""Training and evaluation of long-tailed semantic segmentation models in JAX."""
