@@ -1,0 +1,1 @@
+"""Losses: functions of arrays that know no model and no data set."""

@@ -1,0 +1,1 @@
+"""Segmentation models (Flax NNX, NHWC) and how they become pure functions."""
