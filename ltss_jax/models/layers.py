@@ -6,11 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-# The weight initialisers of the published model, by their formula.
+# The weight initialisers of the published model; the second is U(+-sqrt(3 / fan_in)).
 he_normal_fan_out = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
-uniform_fan_in = nnx.initializers.variance_scaling(
-  1.0, "fan_in", "uniform"
-)  # U(+-sqrt(3 / fan_in))
+uniform_fan_in = nnx.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
 
 def resize_bilinear(x: jax.Array, height: int, width: int) -> jax.Array:
