@@ -1,0 +1,152 @@
+"""Checkpoints: every Orbax call of the project."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+METRIC = "mIoU"
+
+
+class CheckpointError(RuntimeError):
+  """A checkpoint could not be written or read; the message says which and why."""
+
+
+class Checkpoints:
+  """The numbered checkpoints of one run: the last few and the best by mIoU are kept.
+
+  Each holds the train state and the data iterator's state as one item, and appears under its number
+  only when it is complete. Use as a context manager: leaving it waits for the save in progress.
+  """
+
+  def __init__(self, directory: epath.PathLike, keep: int = 1):
+    """Opens (or creates) the directory.
+
+    Args:
+      directory: local path or gs://.
+      keep: how many of the latest checkpoints stay, beside the best.
+    """
+    policies = ocp.training.preservation_policies
+    self._directory = epath.Path(directory)
+    self._checkpointer = ocp.training.Checkpointer(
+      self._directory,
+      save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+      preservation_policy=policies.AnyPreservationPolicy(
+        [
+          policies.LatestN(keep),
+          policies.BestN(
+            get_metric_fn=lambda metrics: metrics[METRIC],
+            n=1,
+            keep_checkpoints_without_metrics=False,
+          ),
+        ]
+      ),
+      cleanup_tmp_directories=True,
+    )
+
+  def __enter__(self) -> "Checkpoints":
+    return self
+
+  def __exit__(self, error_type, error, traceback) -> None:
+    if error_type is None:
+      self.wait()
+    try:
+      self._checkpointer.close()
+    except Exception:  # What close() finds is either reported by wait() or comes second.
+      if error_type is None:
+        raise
+
+  @property
+  def steps(self) -> list[int]:
+    """Steps of the complete checkpoints, ascending."""
+    return [c.step for c in self._checkpointer.checkpoints]
+
+  @property
+  def best_step(self) -> int | None:
+    """Step of the checkpoint with the highest mIoU; None where none was evaluated."""
+    scored = [(c.metrics[METRIC], c.step) for c in self._checkpointer.checkpoints if c.metrics]
+    return max(scored)[1] if scored else None
+
+  def save(
+    self, step: int, state: Any, data_state: Mapping[str, Any], miou: float | None = None
+  ) -> None:
+    """Starts to save in the background; waits first for the save before it.
+
+    Args:
+      step: number of the checkpoint; nothing happens if it exists.
+      state: train state.
+      data_state: JSON-like state of the data iterator.
+      miou: of this state, in percent, where it was evaluated.
+
+    Raises:
+      CheckpointError: this save, or the one before, failed.
+    """
+    self.wait()
+    if step in self.steps:
+      return
+    metrics = None if miou is None else {METRIC: miou}
+    items = {"state": state, "data": dict(data_state)}
+    try:
+      self._checkpointer.save_checkpointables_async(step, items, metrics=metrics)
+    except Exception as error:
+      raise self._failed("save", step, error) from error
+
+  def wait(self) -> None:
+    """Waits for the save in progress.
+
+    Raises:
+      CheckpointError: it failed.
+    """
+    try:
+      self._checkpointer.wait()
+    except Exception as error:
+      raise self._failed("save", None, error) from error
+
+  def restore(
+    self, state: Any, data_state: Mapping[str, Any] | None = None, step: int | None = None
+  ) -> tuple[Any, dict[str, Any] | None]:
+    """Reads a checkpoint.
+
+    Args:
+      state: train state (arrays or ShapeDtypeStructs with shardings) of the expected shapes; the
+        result is placed as it is.
+      data_state: structure of the data iterator's state; None leaves it unread.
+      step: which one; None is the latest.
+
+    Returns:
+      (train state, data iterator's state or None).
+
+    Raises:
+      CheckpointError: there is no such checkpoint, or it does not fit.
+    """
+    steps = self.steps
+    if not steps or step not in (None, *steps):
+      raise CheckpointError(
+        f"{self._directory} holds no checkpoint {'' if step is None else f'of step {step}'}; "
+        f"there are: {steps or 'none'}"
+      )
+    step = steps[-1] if step is None else step
+    abstract = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+    items = {"state": abstract}
+    if data_state is not None:
+      items["data"] = dict(data_state)
+    try:
+      loaded = self._checkpointer.load_checkpointables(step, items)
+    except Exception as error:
+      raise self._failed("read", step, error) from error
+    return loaded["state"], loaded.get("data")
+
+  def _failed(self, what: str, step: int | None, error: Exception) -> CheckpointError:
+    which = "a checkpoint" if step is None else f"the checkpoint of step {step}"
+    # Seen on disk, not by the checkpointer, whose list counts a save that has just failed.
+    steps = sorted(int(p.name) for p in self._directory.iterdir() if p.name.isdigit())
+    reason = str(error).strip().splitlines()[0][:500] if str(error).strip() else repr(error)
+    return CheckpointError(
+      f"could not {what} {which} in {self._directory}: {reason}. "
+      f"Complete checkpoints: {steps or 'none'}. Look at the free space and the permissions there; "
+      "the same command then continues from the latest."
+    )

@@ -1,0 +1,58 @@
+"""What a person sees on the terminal: our own log lines, and one message per error."""
+
+import contextlib
+import pathlib
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+
+from absl import logging
+
+_PROJECT = pathlib.Path(__file__).resolve().parent.parent
+_EXIT_CODE = 1
+# Wrong use, bad data, a full disk: the message says it all where our own code raised it. Anything
+# else is a defect and keeps its traceback.
+_EXPECTED_ERRORS = (ValueError, OSError, RuntimeError)
+
+
+def setup_logging() -> None:
+  """Shows the project's own log from INFO on, that of libraries from WARNING on."""
+  logging.set_verbosity(logging.INFO)
+  logging.use_absl_handler()
+  logging.get_absl_handler().addFilter(
+    lambda record: record.levelno >= 30 or _is_ours(record.pathname)
+  )
+
+
+def _is_ours(filename: str) -> bool:
+  path = pathlib.Path(filename).resolve()
+  return path.is_relative_to(_PROJECT) and "site-packages" not in path.parts
+
+
+@contextlib.contextmanager
+def one_message_per_error() -> Iterator[None]:
+  """Turns an expected error into one message on stderr and exit code 1, without a traceback.
+
+  With --v=1 the traceback is shown as well.
+  """
+  try:
+    yield
+  except _EXPECTED_ERRORS as error:
+    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+    if not _is_ours(raised_in) and not isinstance(error, OSError):
+      raise
+    logging.vlog(1, "Traceback:", exc_info=True)
+    logging.flush()
+    print(f"Error: {error}", file=sys.stderr)
+    sys.exit(_EXIT_CODE)
+  except KeyboardInterrupt:
+    print("Stopped; the same command goes on from the last checkpoint.", file=sys.stderr)
+    sys.exit(130)
+
+
+def default_workdir(config_argument: str) -> str:
+  """Names a run: "configs/ade20k.py:backbone=resnet101" -> "runs/ade20k-backbone=resnet101"."""
+  path, _, variants = config_argument.partition(":")
+  name = pathlib.Path(path).stem + (f"-{variants}" if variants else "")
+  return f"runs/{re.sub(r'[^A-Za-z0-9_.=+-]', '-', name)}"

@@ -1,0 +1,120 @@
+"""The prepared data set of a run: its sources, classes and long-tail statistics."""
+
+import dataclasses
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
+
+from configs import common
+from input_pipeline import class_stats, class_tables, prepare, prepared
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """What training and evaluation read.
+
+  Attributes:
+    metadata: class names, ignore label, flip pairs.
+    directory: of the prepared files.
+    train_counts: pixels per class of every training image.
+    val_counts: likewise, of the validation images.
+    train_stats: per-class statistics of the training split: the official ones where they are
+      published, else those of the data.
+  """
+
+  metadata: prepared.ClassMetadata
+  directory: epath.Path
+  train_counts: class_stats.PixelCounts
+  val_counts: class_stats.PixelCounts
+  train_stats: class_stats.ClassStats
+
+  @property
+  def image_groups(self) -> np.ndarray:
+    """Group of each class by number of training images, index into GROUP_NAMES [C]."""
+    return class_stats.frequency_groups(self.train_stats.images_with_class)
+
+  @property
+  def pixel_groups(self) -> np.ndarray:
+    """Group of each class by summed pixel share, index into GROUP_NAMES [C]."""
+    return class_stats.frequency_groups(self.train_stats.pixel_share_sum)
+
+
+def prepare_run(config: ml_collections.ConfigDict) -> tuple[ml_collections.ConfigDict, Dataset]:
+  """Checks the config, loads its data and fills the fields that follow from them.
+
+  Args:
+    config: from a file in configs/, with the command line's values.
+
+  Returns:
+    (resolved config, data set).
+  """
+  common.validate(config)
+  dataset = load_dataset(config)
+  config = common.finalize(
+    config,
+    num_train_images=len(dataset.train_counts),
+    median_height=float(np.median(dataset.train_counts.height)),
+    median_width=float(np.median(dataset.train_counts.width)),
+  )
+  return config, dataset
+
+
+def load_dataset(config: ml_collections.ConfigDict) -> Dataset:
+  """Finds the prepared data; `shapes_lt` and `folder` are prepared where they are not yet.
+
+  Process 0 prepares first; a process that does not see its files then prepares its own copy.
+
+  Args:
+    config: of the run.
+
+  Raises:
+    FileNotFoundError, ValueError: the data are not there or not as they should be.
+  """
+
+  def prepare_data() -> epath.Path:
+    data = config.data
+    return prepare.ensure_prepared(data.name, data.dir, data.root, data.ignore_label)
+
+  directory = prepare_data() if jax.process_index() == 0 else None
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices("data are prepared")
+  directory = directory or prepare_data()
+  metadata = prepared.read_metadata(directory)
+  train_counts = prepared.read_pixel_counts(directory, "train")
+  stats = _train_stats(config.data.name, train_counts, metadata.num_classes)
+  val_counts = prepared.read_pixel_counts(directory, "val")
+  dataset = Dataset(metadata, directory, train_counts, val_counts, stats)
+  _log_summary(dataset)
+  return dataset
+
+
+def _train_stats(
+  name: str, train_counts: class_stats.PixelCounts, num_classes: int
+) -> class_stats.ClassStats:
+  official = class_tables.load_class_table(name).train_stats if name in class_tables.NAMES else None
+  return official or class_stats.class_stats(train_counts, num_classes)
+
+
+def _log_summary(dataset: Dataset) -> None:
+  stats = dataset.train_stats
+  logging.info(
+    "Data: %s, %d classes, %d training and %d validation images in %s",
+    dataset.metadata.name,
+    dataset.metadata.num_classes,
+    len(dataset.train_counts),
+    len(dataset.val_counts),
+    dataset.directory,
+  )
+  sizes = "/".join(str(np.sum(dataset.image_groups == g)) for g in range(3))
+  logging.info(
+    "Long tail: Gini %.3f (images), %.3f (pixels); rare/common/frequent classes %s; "
+    "frequency at the rare border t = %.4g",
+    class_stats.gini(stats.images_with_class),
+    class_stats.gini(stats.pixel_share_sum),
+    sizes,
+    class_stats.frequency_threshold(stats.images_with_class, stats.num_images),
+  )

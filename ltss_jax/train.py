@@ -1,0 +1,254 @@
+"""Training: one loop that can be killed anywhere and goes on as if nothing had happened."""
+
+import datetime
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import ml_collections
+from absl import logging
+from clu import metric_writers, parameter_overview
+from etils import epath
+from jax.experimental import multihost_utils
+
+from input_pipeline import pipeline, prepared
+from ltss_jax import (
+  build,
+  checkpoint,
+  evaluation_run,
+  mesh as mesh_lib,
+  metric_writer,
+  optimizer,
+  run_config,
+  train_step,
+)
+from ltss_jax.dataset import prepare_run
+from ltss_jax.types import TrainState
+
+
+class NonFiniteLossError(RuntimeError):
+  """The loss or the gradient became infinite or NaN; the message says when and what to try."""
+
+
+class Preemption:
+  """Whether the job was asked to stop (SIGTERM), agreed on by all processes."""
+
+  def __init__(self):
+    self._asked = threading.Event()
+    if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+      signal.signal(signal.SIGTERM, lambda *_: self._asked.set())
+
+  def reached(self, step: int) -> bool:
+    """To be asked once after every step; with several processes all get True at the same step."""
+    if jax.process_count() == 1:
+      return self._asked.is_set()
+    return multihost_utils.reached_preemption_sync_point(step)
+
+
+class Progress:
+  """Speed and waiting time between two log lines."""
+
+  def __init__(self, batch_size: int, total_steps: int):
+    self._batch_size, self._total_steps = batch_size, total_steps
+    self.restart()
+
+  def restart(self) -> None:
+    """Starts a new interval; evaluation and saving are kept out of it."""
+    self._start, self._steps, self._waited = time.perf_counter(), 0, 0.0
+
+  def next(self, batches: Iterator[Any]) -> Any:
+    """Draws a batch and counts the time that it took."""
+    start = time.perf_counter()
+    batch = next(batches)
+    self._waited += time.perf_counter() - start
+    self._steps += 1
+    return batch
+
+  @property
+  def elapsed(self) -> float:
+    """Seconds since the start of the interval."""
+    return time.perf_counter() - self._start
+
+  def summary(self, step: int) -> dict[str, float]:
+    """{"images_per_second", "data_wait" (share of the time, 0-1), "eta_seconds"}."""
+    elapsed = self.elapsed
+    seconds_per_step = elapsed / max(1, self._steps)
+    return {
+      "images_per_second": self._batch_size / seconds_per_step,
+      "data_wait": self._waited / elapsed,
+      "eta_seconds": (self._total_steps - step) * seconds_per_step,
+    }
+
+
+def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[str, Any] | None:
+  """Trains from scratch or from the latest checkpoint in `workdir`, evaluating along the way.
+
+  Args:
+    config: from a file in configs/, with the command line's values.
+    workdir: of the run; see the README for what lies in it.
+
+  Returns:
+    On process 0 the results of the last evaluation, as in WORKDIR/eval/<step>.json; None where the
+    run was asked to stop before its end, and on the other processes.
+
+  Raises:
+    ValueError, FileNotFoundError: config, data or workdir are not as they should be.
+    NonFiniteLossError: training diverged.
+    checkpoint.CheckpointError: saving or restoring failed.
+  """
+  workdir = epath.Path(workdir)
+  config, dataset = prepare_run(config)
+  mesh = mesh_lib.data_mesh()
+  accumulation = config.train.grad_accumulation
+  parts = mesh.size * accumulation
+  what = f"{mesh.size} devices x {accumulation} slices of config.train.grad_accumulation"
+  mesh_lib.check_batch_size("config.batch_size", config.batch_size, parts, what)
+  run_config.check(workdir, config)
+
+  evaluation = evaluation_run.EvaluationRun(config, dataset, workdir)
+  recipe = build.optimizer_config(config)
+  transform = optimizer.make_optimizer(recipe, evaluation.architecture.decays)
+  state = train_step.init_state(evaluation.architecture, transform, config.seed, mesh)
+  step_function = train_step.make_train_step(
+    evaluation.architecture,
+    transform,
+    mesh,
+    seed=config.seed,
+    log_every_steps=config.train.log_every_steps,
+    grad_accumulation=accumulation,
+  )
+  with (
+    checkpoint.Checkpoints(build.checkpoint_directory(workdir), config.checkpoint.keep) as saved,
+    pipeline.train_iterator(
+      prepared.open_source(dataset.directory, "train"),
+      build.train_pipeline_config(config, dataset),
+      jax.process_index(),
+      jax.process_count(),
+    ) as batches,
+  ):
+    if saved.steps:
+      state, data_state = saved.restore(state, batches.get_state())
+      batches.set_state(data_state)
+      logging.info("Continuing from step %d in %s", int(state.step), workdir)
+    else:
+      _start(state, config, workdir)
+    writer = metric_writer.create_writer(
+      workdir, start_step=int(state.step), is_primary=jax.process_index() == 0
+    )
+    schedule = optimizer.learning_rate_schedule(recipe)
+    with metric_writers.ensure_flushes(writer):
+      finished = _loop(
+        config, mesh, state, step_function, batches, saved, evaluation, writer, schedule
+      )
+  if not finished or jax.process_index() > 0:
+    return None
+  return evaluation.results(config.train.steps)
+
+
+def _start(state: TrainState, config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
+  """Logs what is about to be trained and writes config.json, once per run."""
+  logging.info("Config:\n%s", config)
+  overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+  logging.info("Parameters:\n%s", overview)
+  logging.info(
+    "Training %d steps of %d images on %d x %s, %d process(es)",
+    config.train.steps,
+    config.batch_size,
+    jax.device_count(),
+    jax.devices()[0].device_kind,
+    jax.process_count(),
+  )
+  if jax.process_index() == 0:
+    workdir.mkdir(parents=True, exist_ok=True)
+    run_config.write(workdir, config)
+
+
+def _loop(
+  config: ml_collections.ConfigDict,
+  mesh: jax.sharding.Mesh,
+  state: TrainState,
+  step_function: train_step.StepFunction,
+  batches: pipeline.TrainIterator,
+  saved: checkpoint.Checkpoints,
+  evaluation: evaluation_run.EvaluationRun,
+  writer: metric_writers.MetricWriter,
+  schedule: Callable[[int], jax.Array],
+) -> bool:
+  """Runs to the last step (True), or to where the job was asked to stop (False)."""
+  start = step = int(state.step)
+  total = config.train.steps
+  preemption, progress = Preemption(), Progress(config.batch_size, total)
+  in_flight = None
+  while step < total:
+    batch = mesh_lib.put_batch(progress.next(batches), mesh)
+    state, metrics = step_function(state, batch)
+    step += 1
+    jax.block_until_ready(in_flight)  # The host runs one step ahead, no further.
+    in_flight = metrics
+    if step == start + 1:
+      jax.block_until_ready(metrics)
+      logging.info("The first step, with compilation, took %.1f s", progress.elapsed)
+      progress.restart()
+
+    stop = preemption.reached(step)
+    log = step % config.train.log_every_steps == 0 or step == total
+    evaluate = step % config.eval.every_steps == 0 or step == total
+    save = evaluate or stop or step % config.checkpoint.every_steps == 0
+    if log or save:
+      _check_finite(metrics, step, saved)
+    if log:
+      _log(step, config, metrics, schedule, progress, writer)
+    miou = None
+    if evaluate:
+      results = evaluation(step, state.params, state.stats)
+      miou = results["mIoU"]
+      writer.write_scalars(step, evaluation_run.scalars(results))
+    if save:
+      writer.flush()
+      saved.save(step, state, batches.get_state(), miou)
+    if log or save:
+      progress.restart()
+    if stop and step < total:
+      saved.wait()
+      logging.info("Asked to stop: saved step %d; the same command goes on from there", step)
+      return False
+  return True
+
+
+def _check_finite(metrics: dict[str, Any], step: int, saved: checkpoint.Checkpoints) -> None:
+  bad = int(metrics["nonfinite_step"])
+  if bad:
+    raise NonFiniteLossError(
+      f"the loss or the gradient was not finite at step {bad} (seen at step {step}); nothing was "
+      f"saved since. Last good checkpoint: {max(saved.steps, default='none')}. Try a lower "
+      "config.optimizer.learning_rate, a warm-up (config.optimizer.warmup_steps), gradient "
+      "clipping (config.optimizer.clip_norm) or config.model.dtype=float32."
+    )
+
+
+def _log(
+  step: int,
+  config: ml_collections.ConfigDict,
+  metrics: dict[str, Any],
+  schedule: Callable[[int], jax.Array],
+  progress: Progress,
+  writer: metric_writers.MetricWriter,
+) -> None:
+  """Writes the means since the last log step, and the progress line."""
+  num_steps = (step - 1) % config.train.log_every_steps + 1
+  means = {name: float(value) / num_steps for name, value in metrics["sums"].items()}
+  means["learning_rate"] = float(schedule(step - 1))
+  speed = progress.summary(step)
+  writer.write_scalars(step, means | speed)
+  logging.info(
+    "step %d/%d  %s  %.1f images/s  data wait %.1f %%  ETA %s",
+    step,
+    config.train.steps,
+    "  ".join(f"{name} {value:.4g}" for name, value in means.items()),
+    speed["images_per_second"],
+    100 * speed["data_wait"],
+    datetime.timedelta(seconds=round(speed["eta_seconds"])),
+  )

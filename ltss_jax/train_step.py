@@ -1,0 +1,120 @@
+"""One training step: a pure function from state and batch to state."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from ltss_jax import architectures, mesh as mesh_lib
+from ltss_jax.types import TrainState
+
+Batch = dict[str, jax.Array]
+StepFunction = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
+
+
+def _init_function(
+  architecture: architectures.Architecture, optimizer: optax.GradientTransformation
+) -> Callable[[int], TrainState]:
+  def init(seed):
+    params, stats = architecture.init(jax.random.key(seed))
+    sums = {name: jnp.float32(0) for name in (*architecture.loss_terms, "grad_norm")}
+    zero = jnp.int32(0)
+    return TrainState(zero, params, stats, optimizer.init(params), sums, nonfinite_step=zero)
+
+  return init
+
+
+def init_state(
+  architecture: architectures.Architecture,
+  optimizer: optax.GradientTransformation,
+  seed: int,
+  mesh: Mesh,
+) -> TrainState:
+  """Fresh state, replicated over the mesh; the same bits for the same seed on any mesh."""
+  init = _init_function(architecture, optimizer)
+  return jax.jit(init, static_argnums=0, out_shardings=mesh_lib.replicated(mesh))(seed)
+
+
+def abstract_state(
+  architecture: architectures.Architecture, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+  """Shapes, types and placement of the state, without computing anything."""
+  sharding = mesh_lib.replicated(mesh)
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+    jax.eval_shape(lambda: _init_function(architecture, optimizer)(0)),
+  )
+
+
+def make_train_step(
+  architecture: architectures.Architecture,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
+  *,
+  seed: int,
+  log_every_steps: int,
+  grad_accumulation: int = 1,
+) -> StepFunction:
+  """Compiles on first use; the state is donated.
+
+  Args:
+    architecture: model, loss.
+    optimizer: from `optimizer.make_optimizer`.
+    mesh: with the axis "data", over which the batch is split.
+    seed: of the run; dropout of step s draws from fold_in(key(seed), s).
+    log_every_steps: steps after which the state's metric sums start anew.
+    grad_accumulation: into how many parts, one after the other, the batch is split; gradients and
+      loss terms are averaged, batch-norm statistics move with every part.
+
+  Returns:
+    Function of (state, {"image": uint8 [B, H, W, 3], "label": [B, H, W]}) that returns (state,
+    {"sums", "nonfinite_step"}): copies of the state's `metric_sums` (every loss term, and
+    "grad_norm" before clipping) and `nonfinite_step` that outlive the state's donation.
+  """
+
+  def gradients(params, stats, image, label, rng):
+    loss = jax.value_and_grad(architecture.loss, has_aux=True)
+    (_, (stats, terms)), grads = loss(params, stats, image, label, rng)
+    return stats, (grads, terms)
+
+  def accumulate(params, stats, batch, rng):
+    if grad_accumulation == 1:
+      return gradients(params, stats, batch["image"], batch["label"], rng)
+
+    def parts(x):  # Part i takes every grad_accumulation-th row: no row leaves its device.
+      x = x.reshape(-1, grad_accumulation, *x.shape[1:])
+      return jnp.moveaxis(x, 1, 0)  # [parts, B / parts, ...]
+
+    def body(stats, inputs):
+      part, key = inputs
+      return gradients(params, stats, part["image"], part["label"], key)
+
+    keys = jax.random.split(rng, grad_accumulation)
+    stats, sums = jax.lax.scan(body, stats, (jax.tree.map(parts, batch), keys))
+    return stats, jax.tree.map(lambda x: x.mean(0), sums)
+
+  def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
+    rng = jax.random.fold_in(jax.random.key(seed), state.step)
+    batch = dict(batch, image=architectures.normalize(batch["image"]))
+    stats, (grads, terms) = accumulate(state.params, state.stats, batch, rng)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = dict(terms, grad_norm=optax.tree.norm(grads))
+    starts_anew = state.step % log_every_steps == 0
+    sums = {k: metrics[k] + jnp.where(starts_anew, 0.0, state.metric_sums[k]) for k in metrics}
+    finite = jnp.isfinite(sum(metrics.values()))
+    first_bad = (state.nonfinite_step == 0) & ~finite
+    nonfinite_step = jnp.where(first_bad, state.step + 1, state.nonfinite_step)
+    state = TrainState(state.step + 1, params, stats, opt_state, sums, nonfinite_step)
+    return state, {"sums": sums, "nonfinite_step": nonfinite_step}
+
+  replicated = mesh_lib.replicated(mesh)
+  return jax.jit(
+    step,
+    donate_argnums=0,
+    in_shardings=(replicated, mesh_lib.batch_sharding(mesh)),
+    out_shardings=(replicated, replicated),
+  )

@@ -1,0 +1,29 @@
+"""The train state: nested dicts of arrays only, so that jit, optax and Orbax all take it."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+  """All that a training step reads and writes.
+
+  Attributes:
+    step: int32 scalar, number of updates done.
+    params: trained parameters, float32.
+    stats: batch-norm running means and variances, float32.
+    opt_state: of the optax transformation.
+    metric_sums: {"loss term": float32 scalar}, summed since the last log step. They are part of the
+      state so that a resumed run logs what an uninterrupted one logs.
+    nonfinite_step: int32 scalar, the first step whose loss or gradient was not finite; 0 if none.
+  """
+
+  step: jax.Array
+  params: Any
+  stats: Any
+  opt_state: Any
+  metric_sums: dict[str, jax.Array]
+  nonfinite_step: jax.Array

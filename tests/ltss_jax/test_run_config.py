@@ -1,0 +1,46 @@
+"""The guard against mixing two runs in one workdir."""
+
+import pytest
+
+from configs import shapes_lt
+from ltss_jax import run_config
+
+
+def test_same_config_passes_and_free_fields_may_change(tmp_path):
+  run_config.check(tmp_path, shapes_lt.get_config())  # nothing there yet
+  run_config.write(tmp_path, shapes_lt.get_config())
+  config = shapes_lt.get_config()
+  config.data.dir = "elsewhere"
+  config.data.num_workers = 7
+  config.eval.every_steps = 3
+  config.checkpoint.keep = 9
+  run_config.check(tmp_path, config)
+  run_config.check(tmp_path, config, evaluating=True)
+  assert (tmp_path / "config.json").exists()
+
+
+def test_other_fields_are_named_with_both_values(tmp_path):
+  run_config.write(tmp_path, shapes_lt.get_config())
+  config = shapes_lt.get_config()
+  config.seed = 17
+  config.optimizer.learning_rate = 3.5
+  with pytest.raises(ValueError) as error:
+    run_config.check(tmp_path, config)
+  message = str(error.value)
+  assert "config.seed: 0 there, 17 now" in message
+  assert "config.optimizer.learning_rate" in message and "3.5 now" in message
+  assert str(tmp_path) in message and "--workdir" in message
+  run_config.check(tmp_path, config, evaluating=True)  # the model is the same
+
+
+def test_another_model_cannot_be_evaluated(tmp_path):
+  run_config.write(tmp_path, shapes_lt.get_config())
+  config = shapes_lt.get_config("backbone=resnet50")
+  with pytest.raises(ValueError, match=r"config\.model\.backbone: 'resnet_small' there"):
+    run_config.check(tmp_path, config, evaluating=True)
+
+
+def test_unreadable_config_is_named(tmp_path):
+  (tmp_path / "config.json").write_text("{")
+  with pytest.raises(ValueError, match=r"config\.json is not readable"):
+    run_config.check(tmp_path, shapes_lt.get_config())

@@ -1,0 +1,149 @@
+"""The training step: what it computes, and that the number of devices does not matter."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ltss_jax import architectures, mesh as mesh_lib, train_step
+from ltss_jax.models import deeplabv3plus
+
+SMALL = deeplabv3plus.DeepLabV3PlusConfig(
+  num_classes=5,
+  backbone="resnet_small",
+  aspp_channels=16,
+  aspp_dilations=(1, 2),
+  aspp_dropout=0.1,
+  low_level_channels=8,
+  decoder_channels=16,
+)
+
+
+def linear_architecture():
+  """A per-pixel linear classifier with plain mean loss: small enough to differentiate by hand."""
+
+  def loss(params, stats, image, label, rng):
+    del rng
+    score = image @ params["head"]["kernel"]  # [B, H, W]
+    value = jnp.mean((score - label) ** 2)
+    return value, ({"seen": stats["seen"] + image.shape[0]}, {"loss": value})
+
+  return architectures.Architecture(
+    init=lambda key: ({"head": {"kernel": jnp.ones(3)}}, {"seen": jnp.int32(0)}),
+    loss=loss,
+    loss_terms=("loss",),
+    scores=lambda params, stats, image: image,
+    decays=lambda path: True,
+  )
+
+
+def batch(size=8, side=32, num_classes=5):
+  rng = np.random.default_rng(0)
+  return {
+    "image": rng.integers(0, 256, (size, side, side, 3), dtype=np.uint8),
+    "label": rng.integers(0, num_classes, (size, side, side), dtype=np.uint8),
+  }
+
+
+def run(architecture, data, steps, devices=1, rate=0.1, **options):
+  mesh = mesh_lib.data_mesh(jax.devices()[:devices])
+  transform = optax.sgd(rate)
+  state = train_step.init_state(architecture, transform, 0, mesh)
+  options = {"seed": 0, "log_every_steps": 2} | options
+  step = train_step.make_train_step(architecture, transform, mesh, **options)
+  history = []
+  for _ in range(steps):
+    state, metrics = step(state, mesh_lib.put_batch(data, mesh))
+    history.append(jax.device_get(metrics))
+  return state, history
+
+
+def test_one_step_by_hand():
+  data = batch(2, 4)
+  state, (metrics,) = run(linear_architecture(), data, 1)
+  x = np.asarray(architectures.normalize(data["image"])).reshape(-1, 3)
+  residual = x.sum(1) - data["label"].ravel()
+  gradient = 2 * (residual[:, None] * x).mean(0)
+  # Float32 sums over 32 values.
+  np.testing.assert_allclose(metrics["sums"]["loss"], np.mean(residual**2), rtol=1e-5)
+  np.testing.assert_allclose(metrics["sums"]["grad_norm"], np.linalg.norm(gradient), rtol=1e-5)
+  np.testing.assert_allclose(state.params["head"]["kernel"], 1 - 0.1 * gradient, rtol=1e-5)
+  assert int(state.step) == 1
+
+
+def test_images_are_normalised_with_imagenets_mean_and_deviation():
+  image = jnp.array([[124, 116, 104], [255, 255, 255]], jnp.uint8)
+  expected = [
+    [(124 - 123.675) / 58.395, (116 - 116.28) / 57.12, (104 - 103.53) / 57.375],
+    [(255 - 123.675) / 58.395, (255 - 116.28) / 57.12, (255 - 103.53) / 57.375],
+  ]
+  np.testing.assert_allclose(architectures.normalize(image), expected, rtol=1e-5)
+
+
+def test_metric_sums_start_anew_after_each_log_step():
+  _, history = run(linear_architecture(), batch(2, 4), 3, rate=0.0, log_every_steps=2)
+  one = history[0]["sums"]["loss"]
+  np.testing.assert_allclose([h["sums"]["loss"] for h in history], [one, 2 * one, one], rtol=1e-6)
+
+
+def test_accumulation_averages_gradients_and_passes_statistics_on():
+  plain, _ = run(linear_architecture(), batch(8, 4), 2, devices=2)
+  accumulated, _ = run(linear_architecture(), batch(8, 4), 2, devices=2, grad_accumulation=4)
+  np.testing.assert_allclose(
+    accumulated.params["head"]["kernel"], plain.params["head"]["kernel"], rtol=1e-5
+  )
+  assert int(accumulated.stats["seen"]) == int(plain.stats["seen"]) == 16
+
+
+def test_first_non_finite_step_is_remembered():
+  # A rate this large overflows float32 within a few steps.
+  state, history = run(linear_architecture(), batch(2, 4), 8, rate=1e12)
+  losses_finite = [bool(np.isfinite(h["sums"]["grad_norm"])) for h in history]
+  first = int(state.nonfinite_step)
+  assert 1 < first <= 8
+  assert all(h["nonfinite_step"] == 0 for h in history[: first - 1])
+  assert all(h["nonfinite_step"] == first for h in history[first - 1 :])
+  assert not losses_finite[first - 1]
+
+
+def test_one_and_four_devices_agree_and_statistics_are_of_the_global_batch():
+  architecture = architectures.deeplabv3plus_architecture(
+    SMALL, hard_pixel_fraction=0.2, ignore_label=255
+  )
+  one, history_one = run(architecture, batch(), 2, devices=1, rate=1e-3, log_every_steps=1)
+  four, history_four = run(architecture, batch(), 2, devices=4, rate=1e-3, log_every_steps=1)
+  for a, b in zip(history_one, history_four, strict=True):
+    # Sums over the batch in another order, float32.
+    np.testing.assert_allclose(a["sums"]["loss"], b["sums"]["loss"], rtol=1e-5)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), one.stats, four.stats
+  )
+
+
+def test_initial_state_does_not_depend_on_the_mesh():
+  architecture = architectures.deeplabv3plus_architecture(
+    SMALL, hard_pixel_fraction=0.2, ignore_label=255
+  )
+  states = [
+    train_step.init_state(
+      architecture, optax.sgd(0.1), 5, mesh_lib.data_mesh(jax.devices()[:devices])
+    )
+    for devices in (1, 4)
+  ]
+  jax.tree.map(np.testing.assert_array_equal, *states)
+  abstract = train_step.abstract_state(
+    architecture, optax.sgd(0.1), mesh_lib.data_mesh(jax.devices()[:1])
+  )
+  jax.tree.map(lambda a, b: np.testing.assert_equal(a.shape, b.shape), abstract, states[0])
+
+
+@pytest.mark.parametrize(
+  ("size", "parts", "nearest"), [(10, 4, "8 or 12"), (3, 4, "4"), (0, 2, "2")]
+)
+def test_batch_size_that_does_not_divide_is_named(size, parts, nearest):
+  with pytest.raises(
+    ValueError, match=rf"config\.batch_size is {size}.*{parts} equal parts.*{nearest}"
+  ):
+    mesh_lib.check_batch_size("config.batch_size", size, parts, "4 devices")
+  mesh_lib.check_batch_size("config.batch_size", 8, 4, "4 devices")
