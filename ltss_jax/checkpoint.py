@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
@@ -140,11 +141,23 @@ class Checkpoints:
       raise self._failed("read", step, error) from error
     return loaded["state"], loaded.get("data")
 
+  def read_raw(self, step: int) -> dict[str, Any]:
+    """The state of one checkpoint as nested dicts of numpy arrays, whatever its structure."""
+    metadata = self._checkpointer.checkpointables_metadata(step).metadata["state"]
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    abstract = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), metadata
+    )
+    loaded = self._checkpointer.load_checkpointables(step, {"state": abstract})
+    return jax.tree.map(np.asarray, loaded["state"])
+
   def _failed(self, what: str, step: int | None, error: Exception) -> CheckpointError:
     which = "a checkpoint" if step is None else f"the checkpoint of step {step}"
     # Seen on disk, not by the checkpointer, whose list counts a save that has just failed.
     steps = sorted(int(p.name) for p in self._directory.iterdir() if p.name.isdigit())
-    reason = str(error).strip().splitlines()[0][:500] if str(error).strip() else repr(error)
+    while error.__cause__ is not None:  # Orbax wraps the reason, sometimes in another error's words.
+      error = error.__cause__
+    reason = (str(error).strip() or repr(error)).splitlines()[0][:500]
     return CheckpointError(
       f"could not {what} {which} in {self._directory}: {reason}. "
       f"Complete checkpoints: {steps or 'none'}. Look at the free space and the permissions there; "

@@ -1,0 +1,279 @@
+"""Training batches: an endless, random-access stream that is a pure function of (seed, position).
+
+Stream position n holds record `EpochShuffle.record_index(n)`, augmented with random numbers from
+(seed, n). Global batch b is made of the positions b*B .. (b+1)*B - 1, and process p of P reads the
+p-th of P equal parts. So the stream is the same for any number of processes, workers and restarts,
+and the whole iterator state is the number of the next batch.
+"""
+
+import dataclasses
+import math
+import os
+import shutil
+import sys
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import grain
+import numpy as np
+from absl import logging
+
+from input_pipeline import sampling, transforms, workers
+
+# POSIX shared memory of Linux; containers often give it 64 MiB only.
+_SHARED_MEMORY_DIR = "/dev/shm"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainPipelineConfig:
+  """Settings of the training stream.
+
+  Attributes:
+    batch_size: B, images in a global batch (over all processes).
+    seed: of order and augmentation; not negative.
+    crop_size: S, height and width of the examples in pixels.
+    base_size: shorter side in pixels that scale factor 1.0 stands for.
+    max_size: limit of the resized longer side in pixels.
+    ignore_label: label value of unlabelled and padded pixels.
+    min_factor, max_factor: range of the scale factor.
+    max_category_share: limit on one category's share of a crop; 1.0 is off.
+    color_jitter, flip: whether these augmentations are on.
+    flip_pairs: train ids that swap under a flip.
+    num_workers: worker processes; 0 prepares batches in threads of this process.
+    prefetch: batches prepared ahead, by all threads or workers together (each worker at least 1).
+  """
+
+  batch_size: int
+  seed: int
+  crop_size: int
+  base_size: int
+  max_size: int
+  ignore_label: int
+  min_factor: float = 0.5
+  max_factor: float = 2.0
+  max_category_share: float = 1.0
+  color_jitter: bool = True
+  flip: bool = True
+  flip_pairs: Sequence[tuple[int, int]] = ()
+  num_workers: int = 0
+  prefetch: int = 2
+
+  def __post_init__(self):
+    for field, least in (("batch_size", 1), ("crop_size", 1), ("num_workers", 0), ("prefetch", 1)):
+      if getattr(self, field) < least:
+        raise ValueError(f"{field} is {getattr(self, field)}; it must be at least {least}.")
+
+  def transforms(self) -> list[Any]:
+    """The augmentation chain, in order; every example leaves it with the same shape."""
+    resize = transforms.ResizeShortestEdge(
+      self.base_size, self.max_size, self.min_factor, self.max_factor
+    )
+    crop = transforms.RandomCrop(self.crop_size, self.ignore_label, self.max_category_share)
+    chain = [transforms.Decode(), resize, crop]
+    if self.color_jitter:
+      chain.append(transforms.ColorJitter())
+    if self.flip:
+      chain.append(transforms.RandomFlip(self.flip_pairs))
+    return [*chain, transforms.PadTo(self.crop_size, self.ignore_label)]
+
+
+class TrainBatches:
+  """Random access to this process's part of each global batch; arguments as `train_iterator`."""
+
+  def __init__(
+    self, source: Any, config: TrainPipelineConfig, process_index: int = 0, process_count: int = 1
+  ):
+    if config.batch_size % process_count:
+      raise ValueError(
+        f"batch_size {config.batch_size} does not divide over {process_count} processes; "
+        "choose a multiple of their number."
+      )
+    if not 0 <= process_index < process_count:
+      raise ValueError(f"process_index {process_index} is not in [0, {process_count}).")
+    self.config = config
+    self.num_records = len(source)
+    self.rows = config.batch_size // process_count
+    self._source = source
+    self._first_row = process_index * self.rows
+    self._sampling = sampling.EpochShuffle(self.num_records, config.seed)
+    self._transforms = config.transforms()
+
+  def __getitem__(self, batch: int) -> dict[str, np.ndarray]:
+    """{"image": uint8 [B/P, S, S, 3], "label": uint8 or uint16 [B/P, S, S]} of a global batch."""
+    first = batch * self.config.batch_size + self._first_row
+    examples = [self._example(position) for position in range(first, first + self.rows)]
+    return {key: np.stack([example[key] for example in examples]) for key in ("image", "label")}
+
+  def _example(self, position: int) -> transforms.Example:
+    example = read_record(self._source, self._sampling.record_index(position))
+    rng = np.random.default_rng((self.config.seed, position))
+    for transform in self._transforms:
+      example = transform(example, rng)
+    return example
+
+
+def read_record(source: Any, index: int) -> dict[str, Any]:
+  """Record `index` of a source; whatever the storage raises becomes a ValueError naming it."""
+  try:
+    return source[index]
+  except Exception as error:  # The storage layers share no base class for their errors.
+    raise ValueError(
+      f"Record {index} of {len(source)} cannot be read ({error}). "
+      "Check the prepared files, or delete and prepare them again."
+    ) from error
+
+
+class TrainIterator(Iterator[dict[str, np.ndarray]]):
+  """Endless iterator of training batches whose state is the number of the next batch.
+
+  Threads or worker processes start with the first `next`, so restoring a state before costs
+  nothing. An error while a batch is made is raised by `next`; the state then still names that
+  batch, and the next call tries it again.
+
+  Args:
+    batches: random access to the batches.
+    start_batch: number of the first global batch.
+  """
+
+  def __init__(self, batches: TrainBatches, start_batch: int = 0):
+    self._batches = batches
+    self._next_batch = start_batch
+    self._iterator = None
+    self._stop = None
+    self._closed = False
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    if self._closed:
+      raise ValueError("The training iterator is closed; make a new one.")
+    if self._iterator is None:
+      self._start()
+    try:
+      batch = next(self._iterator)
+    except BaseException:
+      self._stop_iterator()
+      raise
+    self._next_batch += 1
+    if self._batches.config.num_workers:
+      # A copy frees the worker's shared memory now, whatever the caller keeps of the batch.
+      batch = {key: np.array(value) for key, value in batch.items()}
+    return batch
+
+  def get_state(self) -> dict[str, int]:
+    """State after the batches handed out so far (prefetched ones do not count); plain integers.
+
+    The same on every process, and independent of the numbers of processes and workers.
+    """
+    return {"next_batch": self._next_batch, **self._identity()}
+
+  def set_state(self, state: dict[str, int]) -> None:
+    """Goes to a state of `get_state`, in O(1).
+
+    Raises:
+      ValueError: if the state belongs to another stream (seed, batch size or number of records).
+    """
+    for key, own in self._identity().items():
+      if state[key] != own:
+        raise ValueError(
+          f"The data state was saved with {key} {state[key]}, this run has {key} {own}; "
+          "continue with the same setting or start in a new workdir."
+        )
+    self._stop_iterator()
+    self._next_batch = int(state["next_batch"])
+
+  def close(self) -> None:
+    """Stops threads or worker processes and waits for the latter; safe to call again."""
+    self._closed = True
+    self._stop_iterator()
+
+  def __enter__(self) -> "TrainIterator":
+    return self
+
+  def __exit__(self, *exception) -> None:
+    self.close()
+
+  def _identity(self) -> dict[str, int]:
+    config = self._batches.config
+    return {
+      "seed": config.seed,
+      "batch_size": config.batch_size,
+      "num_records": self._batches.num_records,
+    }
+
+  def _start(self) -> None:
+    self._iterator = iter(_dataset(self._batches, self._next_batch))
+    # Closes also where the owner forgets to: workers ignore the signal Python ends daemons with.
+    self._stop = weakref.finalize(self, self._iterator.close)
+
+  def _stop_iterator(self) -> None:
+    if self._iterator is not None:
+      self._stop()
+      self._iterator = None
+
+
+def _dataset(batches: TrainBatches, start_batch: int) -> grain.IterDataset:
+  """Batches start_batch, start_batch + 1, ... prepared ahead in threads or worker processes."""
+  config = batches.config
+  dataset = grain.MapDataset.range(start_batch, sys.maxsize).map(batches.__getitem__)
+  if config.num_workers == 0:
+    cv2.setNumThreads(0)  # One thread a batch; OpenCV's own pool would compete with them.
+    threads = min(config.prefetch, os.cpu_count() or 1)
+    return dataset.to_iter_dataset(grain.ReadOptions(threads, config.prefetch))
+  # A worker makes every num_workers-th batch, one at a time.
+  dataset = dataset.to_iter_dataset(grain.ReadOptions(0, 0))
+  if not _fits_shared_memory(batches):
+    options = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)
+    dataset = grain.experimental.WithOptionsIterDataset(dataset, options)
+  processes = grain.MultiprocessingOptions(config.num_workers, _worker_buffer(config))
+  return dataset.mp_prefetch(processes, worker_init_fn=workers.init_worker)
+
+
+def _worker_buffer(config: TrainPipelineConfig) -> int:
+  return math.ceil(config.prefetch / config.num_workers)
+
+
+def _fits_shared_memory(batches: TrainBatches) -> bool:
+  """Whether all batches in flight fit; a worker that writes beyond it dies of a bus error."""
+  if not os.path.isdir(_SHARED_MEMORY_DIR):
+    return True
+  config = batches.config
+  # grain buffers twice (in the worker and behind it), one is being made and one handed over.
+  in_flight = config.num_workers * (2 * _worker_buffer(config) + 2)
+  needed = in_flight * batches.rows * config.crop_size**2 * 5  # 3 bytes image, 2 bytes label.
+  free = shutil.disk_usage(_SHARED_MEMORY_DIR).free
+  if needed > free:
+    logging.warning(
+      "Shared memory (%s) has %d MiB free, %d MiB may be needed: batches go through pipes, which "
+      "is slower. Give the container more (docker: --shm-size).",
+      _SHARED_MEMORY_DIR,
+      free >> 20,
+      needed >> 20,
+    )
+  return needed <= free
+
+
+def train_iterator(
+  source: Any,
+  config: TrainPipelineConfig,
+  process_index: int = 0,
+  process_count: int = 1,
+  start_batch: int = 0,
+) -> TrainIterator:
+  """Endless iterator over this process's part of the global training batches.
+
+  Args:
+    source: random access to records {"image": bytes, "label": bytes, "file_name": str}; picklable
+      where config.num_workers > 0.
+    config: settings of the stream.
+    process_index: p of this process, which gets the rows [p*B/P, (p+1)*B/P) of each global batch.
+    process_count: P, number of processes.
+    start_batch: number of the first global batch.
+
+  Returns:
+    Iterator of {"image": uint8 [B/P, S, S, 3], "label": uint8 or uint16 [B/P, S, S]}.
+
+  Raises:
+    ValueError: if batch_size does not divide over the processes or the source is empty.
+  """
+  return TrainIterator(TrainBatches(source, config, process_index, process_count), start_batch)

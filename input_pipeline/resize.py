@@ -1,0 +1,77 @@
+"""Sizes and resampling of images and labels, for training and for test inputs."""
+
+import numpy as np
+from PIL import Image
+
+
+def shortest_edge_size(height: int, width: int, size: int, max_size: int) -> tuple[int, int]:
+  """Output size that brings the shorter side to `size`, the longer one to at most `max_size`.
+
+  Rounding as in detectron2 (ResizeShortestEdge.get_output_shape): both sides stay fractional until
+  the end and are rounded once, by int(x + 0.5).
+
+  Args:
+    height: of the input in pixels.
+    width: of the input in pixels.
+    size: wanted length of the shorter side in pixels.
+    max_size: limit of the longer side in pixels.
+
+  Returns:
+    (height, width) of the output in pixels, at least 1 each.
+  """
+  scale = size / min(height, width)
+  if height < width:
+    new_height, new_width = float(size), scale * width
+  else:
+    new_height, new_width = scale * height, float(size)
+  longer = max(new_height, new_width)
+  if longer > max_size:
+    shrink = max_size / longer
+    new_height, new_width = new_height * shrink, new_width * shrink
+  return max(1, int(new_height + 0.5)), max(1, int(new_width + 0.5))
+
+
+def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+  """Pillow's (anti-aliased) bilinear resize on uint8: [H, W, 3] -> [height, width, 3]."""
+  if image.shape[:2] == (height, width):
+    return image
+  resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+  return np.asarray(resized)  # [height, width, 3]
+
+
+def resize_label(label: np.ndarray, height: int, width: int) -> np.ndarray:
+  """Nearest resize with source index floor(i * in / out): [H, W] -> [height, width].
+
+  This is what torch.nn.functional.interpolate(mode="nearest") means. torch evaluates in / out in
+  float32, which for some sizes falls one source pixel short; here the index is exact (integers).
+  """
+  if label.shape == (height, width):
+    return label
+  rows = np.arange(height) * label.shape[0] // height
+  columns = np.arange(width) * label.shape[1] // width
+  # Columns are the expensive gather, so they are taken from as few rows as possible.
+  if height < label.shape[0]:
+    return label[rows].take(columns, axis=1)
+  return label.take(columns, axis=1)[rows]
+
+
+def eval_size(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:
+  """Size of the model's input for one test image (single scale, unpadded).
+
+  Args:
+    height: of the image in pixels.
+    width: of the image in pixels.
+    min_size: wanted length of the shorter side in pixels; 0 keeps the native size.
+    max_size: limit of the longer side in pixels (not applied to native sizes).
+
+  Returns:
+    (height, width) in pixels.
+  """
+  if min_size == 0:
+    return height, width
+  return shortest_edge_size(height, width, min_size, max_size)
+
+
+def resize_for_eval(image: np.ndarray, min_size: int, max_size: int) -> np.ndarray:
+  """Resizes a test image uint8 [H, W, 3] to `eval_size`, Pillow bilinear on uint8."""
+  return resize_image(image, *eval_size(*image.shape[:2], min_size, max_size))

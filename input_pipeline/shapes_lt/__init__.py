@@ -1,0 +1,1 @@
+"""The embedded data set: drawn scenes whose class frequencies follow a long tail."""

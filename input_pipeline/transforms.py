@@ -1,0 +1,256 @@
+"""The training augmentation chain, one named and seeded transform for each step.
+
+A transform is a frozen dataclass called as `transform(example, rng) -> example`. An example is a
+dict with `image` uint8 [H, W, 3] RGB and `label` uint8 or uint16 [H, W]; other keys pass through
+untouched and arrays are never written to. All randomness comes from `rng`.
+
+The semantics are those of detectron2 0.6 (ResizeShortestEdge, RandomCrop_CategoryAreaConstraint)
+and of Mask2Former (ColorAugSSDTransform, padding), down to the rounding of each step.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from input_pipeline.decode import decode_image, decode_label
+from input_pipeline.resize import resize_image, resize_label, shortest_edge_size
+
+Example = dict[str, Any]
+
+# Tries of the limited crop before the last one is taken as it is (detectron2).
+_CROP_TRIES = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Decode:
+  """Turns the encoded `image` and `label` bytes of a record into arrays of one size.
+
+  Raises:
+    ValueError: names `file_name`, if either cannot be decoded or their sizes differ.
+  """
+
+  def __call__(self, example: Example, rng: np.random.Generator | None = None) -> Example:
+    """Returns the example with decoded arrays."""
+    del rng  # Deterministic; the argument keeps the call of all transforms the same.
+    name = example["file_name"]
+    image = decode_image(example["image"], name)
+    label = decode_label(example["label"], name)
+    if image.shape[:2] != label.shape:
+      raise ValueError(
+        f"{name}: the image has size {image.shape[:2]} and its label {label.shape} "
+        "(height, width); they must be equal."
+      )
+    return {**example, "image": image, "label": label}
+
+
+@dataclasses.dataclass(frozen=True)
+class ResizeShortestEdge:
+  """Draws the shorter side uniformly from int(k * 0.1 * base_size), k = 10 min .. 10 max factor.
+
+  Attributes:
+    base_size: shorter side in pixels that scale factor 1.0 stands for.
+    max_size: limit of the longer side in pixels.
+    min_factor, max_factor: range of the scale factor, in steps of 0.1.
+  """
+
+  base_size: int
+  max_size: int
+  min_factor: float = 0.5
+  max_factor: float = 2.0
+
+  def __post_init__(self):
+    if not self.sizes or self.sizes[0] < 1 or self.max_size < 1:
+      raise ValueError(
+        f"No size to resize to: base_size={self.base_size}, min_factor={self.min_factor}, "
+        f"max_factor={self.max_factor}, max_size={self.max_size}; sizes must be at least 1 pixel "
+        "and min_factor at most max_factor."
+      )
+
+  @property
+  def sizes(self) -> list[int]:
+    """Shorter sides to draw from, in pixels (16 of them by default)."""
+    factors = range(round(10 * self.min_factor), round(10 * self.max_factor) + 1)
+    return [int(factor * 0.1 * self.base_size) for factor in factors]
+
+  def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+    """Returns the example resized to a drawn size."""
+    sizes = self.sizes
+    size = sizes[rng.integers(len(sizes))]
+    image = example["image"]
+    height, width = shortest_edge_size(*image.shape[:2], size, self.max_size)
+    return {
+      **example,
+      "image": resize_image(image, height, width),
+      "label": resize_label(example["label"], height, width),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomCrop:
+  """Crops size x size at a uniform place; the whole extent where a side is smaller.
+
+  Attributes:
+    size: height and width of the crop in pixels.
+    ignore_label: label value that counts for no category.
+    max_category_share: a crop whose most frequent category covers this share of the labelled pixels
+      or more, or that holds a single category, is drawn again, up to 10 draws. 1.0 is off.
+  """
+
+  size: int
+  ignore_label: int
+  max_category_share: float = 1.0
+
+  def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+    """Returns a window of the example."""
+    height, width = example["label"].shape
+    crop_height, crop_width = min(self.size, height), min(self.size, width)
+    tries = 1 if self.max_category_share >= 1.0 else _CROP_TRIES
+    for _ in range(tries):
+      top = int(rng.integers(height - crop_height + 1))
+      left = int(rng.integers(width - crop_width + 1))
+      window = (slice(top, top + crop_height), slice(left, left + crop_width))
+      label = example["label"][window]
+      if tries == 1 or self._is_mixed(label):
+        break
+    return {**example, "image": example["image"][window], "label": label}
+
+  def _is_mixed(self, label: np.ndarray) -> bool:
+    categories, pixels = np.unique(label, return_counts=True)
+    pixels = pixels[categories != self.ignore_label]
+    return len(pixels) > 1 and pixels.max() < pixels.sum() * self.max_category_share
+
+
+def _scale_table(alpha: float, beta: float) -> np.ndarray:
+  """uint8 [256]: clip(value * alpha + beta, 0, 255), truncated, for each 8-bit value."""
+  values = np.arange(256, dtype=np.float32) * np.float32(alpha) + np.float32(beta)
+  return np.clip(values, 0, 255).astype(np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
+class ColorJitter:
+  """SSD colour jitter; every operation applies with probability 1/2 and truncates to uint8.
+
+  Brightness first; then contrast before or after (fair coin) saturation and hue, which work on
+  OpenCV's 8-bit HSV (hue an integer modulo 180). An operation maps each 8-bit value independently,
+  so a table of 256 entries gives the same bytes as the arithmetic on all pixels.
+
+  Attributes:
+    brightness: largest shift, in 8-bit values.
+    contrast, saturation: range of the factor.
+    hue: largest shift, in units of 2 degrees.
+  """
+
+  brightness: float = 32.0
+  contrast: tuple[float, float] = (0.5, 1.5)
+  saturation: tuple[float, float] = (0.5, 1.5)
+  hue: int = 18
+
+  def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+    """Returns the example with other colours."""
+    image = self._brightness(example["image"], rng)
+    if rng.integers(2):
+      image = self._contrast(image, rng)
+      image = self._hue(self._saturation(image, rng), rng)
+    else:
+      image = self._hue(self._saturation(image, rng), rng)
+      image = self._contrast(image, rng)
+    return {**example, "image": image}
+
+  def _brightness(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    if not rng.integers(2):
+      return image
+    shift = rng.uniform(-self.brightness, self.brightness)
+    return cv2.LUT(image, _scale_table(1.0, shift))
+
+  def _contrast(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    if not rng.integers(2):
+      return image
+    return cv2.LUT(image, _scale_table(rng.uniform(*self.contrast), 0.0))
+
+  def _saturation(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    if not rng.integers(2):
+      return image
+    table = _scale_table(rng.uniform(*self.saturation), 0.0)
+    return _map_hsv_channel(image, 1, table)
+
+  def _hue(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    if not rng.integers(2):
+      return image
+    shift = int(rng.integers(-self.hue, self.hue, endpoint=True))
+    table = ((np.arange(256) + shift) % 180).astype(np.uint8)
+    return _map_hsv_channel(image, 0, table)
+
+
+def _map_hsv_channel(image: np.ndarray, channel: int, table: np.ndarray) -> np.ndarray:
+  tables = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)  # [1, 256, 3]
+  tables[0, :, channel] = table
+  hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_RGB2HSV), tables)
+  return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomFlip:
+  """Mirrors left and right; classes of a pair (left arm, right arm) change places in the label.
+
+  Attributes:
+    flip_pairs: (a, b) train ids that swap. All other values, the ignore label among them, stay.
+    probability: of a flip.
+  """
+
+  flip_pairs: Sequence[tuple[int, int]] = ()
+  probability: float = 0.5
+
+  def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+    """Returns the example, mirrored or as it is."""
+    if rng.random() >= self.probability:
+      return example
+    label = self.swap(example["label"][:, ::-1])
+    return {**example, "image": example["image"][:, ::-1], "label": label}
+
+  def swap(self, label: np.ndarray) -> np.ndarray:
+    """Exchanges the paired classes of a label [H, W]; the result has the same type."""
+    if not self.flip_pairs:
+      return label
+    table = np.arange(np.iinfo(label.dtype).max + 1, dtype=label.dtype)
+    for a, b in self.flip_pairs:
+      table[a], table[b] = b, a
+    return table[label]
+
+
+@dataclasses.dataclass(frozen=True)
+class PadTo:
+  """Pads at the right and at the bottom to size x size.
+
+  Attributes:
+    size: height and width of the result in pixels.
+    ignore_label: value of the padded label pixels.
+    image_value: value of the padded image pixels.
+  """
+
+  size: int
+  ignore_label: int
+  image_value: int = 128
+
+  def __call__(self, example: Example, rng: np.random.Generator | None = None) -> Example:
+    """Returns the example, padded."""
+    del rng  # Deterministic; the argument keeps the call of all transforms the same.
+    image, label = example["image"], example["label"]
+    height, width = label.shape
+    if max(height, width) > self.size:
+      raise ValueError(
+        f"An example of {height} x {width} pixels does not fit into {self.size} x {self.size}; "
+        "crop it before padding."
+      )
+    if self.ignore_label > np.iinfo(label.dtype).max:
+      raise ValueError(
+        f"ignore_label {self.ignore_label} does not fit into a label of type {label.dtype}; "
+        "use 255 with 8-bit labels."
+      )
+    padded_image = np.full((self.size, self.size, 3), self.image_value, np.uint8)  # [S, S, 3]
+    padded_label = np.full((self.size, self.size), self.ignore_label, label.dtype)  # [S, S]
+    padded_image[:height, :width] = image
+    padded_label[:height, :width] = label
+    return {**example, "image": padded_image, "label": padded_label}

@@ -1,0 +1,287 @@
+"""main.py as its users run it: real processes, real files."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from ltss_jax import checkpoint
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+NUM_STEPS = 12
+# Small enough to compile in seconds.
+SMALL = (
+  "--config.model.aspp_channels=8",
+  "--config.model.low_level_channels=8",
+  "--config.model.decoder_channels=8",
+  "--config.model.aspp_dilations=(1,)",
+  "--config.data.crop_size=32",
+  "--config.data.num_workers=0",
+  "--config.batch_size=4",
+  "--config.eval.batch_size=4",
+  f"--config.train.steps={NUM_STEPS}",
+  "--config.train.log_every_steps=3",
+  "--config.checkpoint.every_steps=4",
+  "--config.eval.every_steps=8",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """A user's folder: 12 + 7 small images of two sizes, classes told apart by colour."""
+  root = tmp_path_factory.mktemp("photos")
+  rng = np.random.default_rng(0)
+  colors = np.array([[40, 40, 200], [60, 200, 60], [220, 80, 40]])
+  for split, count in (("train", 12), ("val", 7)):
+    for kind in ("images", "annotations"):
+      (root / kind / split).mkdir(parents=True)
+    for i in range(count):
+      height, width = [(40, 48), (44, 36)][i % 2]
+      label = cv2.resize(
+        rng.integers(0, 3, (4, 4)).astype(np.uint8), (width, height), interpolation=0
+      )
+      image = np.clip(colors[label] + rng.normal(0, 12, (height, width, 3)), 0, 255)
+      label[:2] = 255
+      cv2.imwrite(str(root / "images" / split / f"{i}.jpg"), image.astype(np.uint8))
+      cv2.imwrite(str(root / "annotations" / split / f"{i}.png"), label)
+  (root / "classes.txt").write_text("sky\ngrass\nroof\n")
+  return root
+
+
+@pytest.fixture(scope="module")
+def data_dir(folder, tmp_path_factory):
+  """Where all runs of the module find the prepared folder."""
+  directory = tmp_path_factory.mktemp("data")
+  command = [sys.executable, "-m", "input_pipeline.prepare", "folder"]
+  command += [f"--root={folder}", f"--data_dir={directory}"]
+  subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
+  return directory
+
+
+def command(folder, data_dir, workdir, *arguments):
+  return [
+    sys.executable,
+    "main.py",
+    "--config=configs/folder.py",
+    f"--config.data.root={folder}",
+    f"--config.data.dir={data_dir}",
+    f"--workdir={workdir}",
+    *SMALL,
+    *arguments,
+  ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_once(tmp_path_factory):
+  """Runs of the same program share its compilation, as they may for users (docs/training.md)."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path_factory.mktemp("compiled")))
+    patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    yield
+
+
+def environment(devices=1):
+  return os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+
+
+def run(*arguments, devices=1):
+  return subprocess.run(
+    command(*arguments),
+    cwd=REPOSITORY,
+    env=environment(devices),
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def start(*arguments, devices=1):
+  return subprocess.Popen(
+    command(*arguments),
+    cwd=REPOSITORY,
+    env=environment(devices),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def metrics(workdir, *names):
+  """The named values of metrics.jsonl by step."""
+  lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  return [(line["step"], *[line[n] for n in names]) for line in lines if names[0] in line]
+
+
+def saved_state(workdir, step=NUM_STEPS):
+  """Everything a checkpoint holds, as numpy arrays."""
+  with checkpoint.Checkpoints(workdir / "checkpoints", keep=100) as saved:
+    return saved.read_raw(step)
+
+
+def assert_same_run(workdir, reference):
+  """Bit-identical parameters, optimizer state, logged metrics and results."""
+  jax.tree.map(np.testing.assert_array_equal, saved_state(workdir), saved_state(reference))
+  names = ("loss", "grad_norm", "learning_rate")
+  assert metrics(workdir, *names) == metrics(reference, *names)
+  for step in (8, NUM_STEPS):
+    ours, theirs = (w / "eval" / f"{step}.json" for w in (workdir, reference))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def reference(folder, data_dir, tmp_path_factory):
+  """The workdir and the output of an uninterrupted run on one device."""
+  workdir = tmp_path_factory.mktemp("runs") / "reference"
+  process = run(folder, data_dir, workdir)
+  assert process.returncode == 0, process.stderr
+  return workdir, process
+
+
+def test_training_prints_and_writes_what_the_readme_says(reference):
+  workdir, process = reference
+  assert "backbone/stem/conv/kernel" in process.stderr  # parameter overview
+  progress = [line for line in process.stderr.splitlines() if f"step 6/{NUM_STEPS}" in line]
+  assert len(progress) == 1
+  for word in ("loss", "learning_rate", "images/s", "data wait", "ETA"):
+    assert word in progress[0]
+  assert "Traceback" not in process.stderr
+  for word in ("sky", "grass", "roof", "mIoU", "rare", "common", "frequent"):
+    assert word in process.stdout
+  names = {path.name for path in workdir.iterdir()}
+  assert {"checkpoints", "eval", "metrics.jsonl", "config.json"} <= names
+  assert any(name.startswith("events.out.tfevents") for name in names)
+  assert [step for step, _ in metrics(workdir, "loss")] == [3, 6, 9, 12]
+  assert [step for step, _ in metrics(workdir, "eval/mIoU")] == [8, 12]
+  record = json.loads((workdir / "eval" / "12.json").read_text())
+  assert {"mIoU", "fwIoU", "mACC", "pACC", "image_level", "pixel_level", "per_class"} <= set(record)
+  assert set(record["image_level"]) == {"rare", "common", "frequent"}
+
+
+def test_killed_at_a_random_step_it_resumes_to_the_same_bits(
+  reference, folder, data_dir, tmp_path
+):
+  process = start(folder, data_dir, tmp_path)
+  # The save of step 8 has waited for that of step 4, and may itself be cut off half-way.
+  wait_for_line(process, f"step 9/{NUM_STEPS}")
+  time.sleep(np.random.default_rng(os.getpid()).uniform(0, 0.2))
+  process.kill()
+  process.communicate()
+  assert not (tmp_path / "eval" / f"{NUM_STEPS}.json").exists()
+  resumed = run(folder, data_dir, tmp_path)
+  assert resumed.returncode == 0, resumed.stderr
+  assert "Continuing from step" in resumed.stderr
+  assert_same_run(tmp_path, reference[0])
+
+
+def test_sigterm_saves_and_exits_cleanly(reference, folder, data_dir, tmp_path):
+  process = start(folder, data_dir, tmp_path)
+  wait_for_line(process, f"step 3/{NUM_STEPS}")
+  process.send_signal(signal.SIGTERM)
+  output, _ = process.communicate(timeout=120)
+  assert process.returncode == 0, output
+  assert "Asked to stop: saved step" in output and "Traceback" not in output
+  resumed = run(folder, data_dir, tmp_path)
+  assert resumed.returncode == 0, resumed.stderr
+  assert_same_run(tmp_path, reference[0])
+
+
+def wait_for_line(process, text):
+  for line in process.stdout:
+    if text in line:
+      return
+  pytest.fail(f"the process ended before it printed {text!r}")
+
+
+def test_evaluate_mode_scores_any_saved_step(reference, folder, data_dir):
+  workdir, _ = reference
+  written = (workdir / "eval" / "8.json").read_bytes()
+  (workdir / "eval" / "8.json").unlink()
+  process = run(folder, data_dir, workdir, "--mode=evaluate", "--config.eval.step=8")
+  assert process.returncode == 0, process.stderr
+  assert (workdir / "eval" / "8.json").read_bytes() == written
+  assert "roof" in process.stdout
+
+
+def test_wrong_uses_end_in_one_message(reference, folder, data_dir, tmp_path):
+  workdir, _ = reference
+  cases = [
+    ((workdir, "--config.seed=5"), "config.seed: 0 there, 5 now"),
+    ((tmp_path, "--config.batch_size=0"), "config.batch_size"),
+    ((tmp_path, "--mode=evaluate"), "holds no trained model"),
+  ]
+  for arguments, expected in cases:
+    process = run(folder, data_dir, *arguments)
+    assert process.returncode != 0
+    assert expected in process.stderr
+    assert "Traceback" not in process.stderr
+  process = run(folder, data_dir, tmp_path, "--config.batch_size=6", devices=4)
+  assert process.returncode != 0 and "Traceback" not in process.stderr
+  assert "config.batch_size is 6" in process.stderr and "4 or 8" in process.stderr
+
+
+def test_diverging_training_stops_with_a_message_and_keeps_the_last_checkpoint(
+  folder, data_dir, tmp_path
+):
+  process = run(
+    folder,
+    data_dir,
+    tmp_path,
+    "--config.optimizer.name=sgd",
+    "--config.optimizer.learning_rate=1e30",
+    "--config.checkpoint.every_steps=1",
+  )
+  assert process.returncode == 1
+  assert "not finite at step" in process.stderr and "Last good checkpoint: 1" in process.stderr
+  assert "learning_rate" in process.stderr and "Traceback" not in process.stderr
+
+
+def two_processes(folder, data_dir, workdir, *arguments):
+  """The output of process 0 of a job of two processes with two devices each."""
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+  job = [f"--coordinator_address=localhost:{port}", "--num_processes=2"]
+  both = [
+    start(folder, data_dir, workdir, *job, f"--process_id={i}", *arguments, devices=2)
+    for i in range(2)
+  ]
+  outputs = [process.communicate(timeout=400)[0] for process in both]
+  assert [process.returncode for process in both] == [0, 0], "\n".join(outputs)
+  return outputs[0]
+
+
+def test_two_processes_equal_one(folder, data_dir, tmp_path):
+  steps = 20
+  options = (
+    "--config.optimizer.name=sgd",
+    "--config.optimizer.learning_rate=1e-3",
+    "--config.batch_size=8",
+    f"--config.train.steps={steps}",
+    "--config.train.log_every_steps=1",
+    f"--config.eval.every_steps={steps}",
+    f"--config.checkpoint.every_steps={steps}",
+  )
+  one, two = tmp_path / "one", tmp_path / "two"
+  process = run(folder, data_dir, one, *options, devices=4)
+  assert process.returncode == 0, process.stderr
+  output = two_processes(folder, data_dir, two, *options)
+  assert "on 4 x cpu, 2 process(es)" in output
+  losses = [[value for _, value in metrics(workdir, "loss")] for workdir in (one, two)]
+  assert len(losses[0]) == steps
+  # The same sums, all-reduced in another order: float32 round-off over 20 steps.
+  np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+  stats = [jax.tree.leaves(saved_state(workdir, steps)["stats"]) for workdir in (one, two)]
+  for theirs, ours in zip(*stats, strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+  # 7 validation images do not divide over two processes; counts are whole numbers.
+  records = [(workdir / "eval" / f"{steps}.json").read_bytes() for workdir in (one, two)]
+  assert records[0] == records[1]
