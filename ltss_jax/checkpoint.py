@@ -155,7 +155,9 @@ class Checkpoints:
     which = "a checkpoint" if step is None else f"the checkpoint of step {step}"
     # Seen on disk, not by the checkpointer, whose list counts a save that has just failed.
     steps = sorted(int(p.name) for p in self._directory.iterdir() if p.name.isdigit())
-    while error.__cause__ is not None:  # Orbax wraps the reason, sometimes in another error's words.
+    while (
+      error.__cause__ is not None
+    ):  # Orbax wraps the reason, sometimes in another error's words.
       error = error.__cause__
     reason = (str(error).strip() or repr(error)).splitlines()[0][:500]
     return CheckpointError(

@@ -87,11 +87,11 @@ WHITE  = Look((220, 180), (0.00, 0.10), (0.85, 1.00), (0.15, 0.35), ("marble",))
 VIOLET = Look((276, 12),  (0.45, 0.85), (0.60, 1.00), (0.35, 0.55), ("speckle",))
 CYAN   = Look((176, 10),  (0.50, 0.90), (0.80, 1.00), (0.25, 0.45), ("rings", "plain"))
 # The looks of the rarest: next to a hue above, with textures that its owner does not wear.
-MINT   = Look((150, 16),  (0.40, 0.85), (0.60, 1.00), (0.25, 0.45), ("dots",))
+MINT   = Look((130, 10),  (0.45, 0.85), (0.65, 1.00), (0.25, 0.45), ("dots",))
 ROSE   = Look((334, 12),  (0.50, 0.90), (0.60, 1.00), (0.25, 0.45), ("checks", "dots"))
-INDIGO = Look((248, 12),  (0.40, 0.80), (0.50, 0.95), (0.30, 0.50), ("rings", "dots"))
-IRON   = Look((220, 180), (0.00, 0.12), (0.35, 0.60), (0.25, 0.35), ("checks", "stripes"))
-AMBER  = Look((38, 10),   (0.65, 1.00), (0.65, 0.95), (0.35, 0.55), ("checks", "speckle"))
+PLUM   = Look((300, 8),   (0.50, 0.90), (0.55, 0.95), (0.30, 0.50), ("rings", "dots"))
+IRON   = Look((220, 180), (0.00, 0.10), (0.35, 0.60), (0.30, 0.45), ("checks", "stripes"))
+LIME   = Look((70, 6),    (0.70, 1.00), (0.80, 1.00), (0.35, 0.55), ("checks", "speckle"))
 
 STUFF = (
   #      name     train layer   hue          saturation    value         contrast      textures
@@ -118,10 +118,10 @@ THINGS = (
   Thing("arrow_left",    46, (40, 72),   15, shapes.ARROW_LEFT,    VIOLET),
   Thing("crescent",      38, (40, 72),   40, shapes.CRESCENT,      CYAN),
   Thing("hexagon",       27, (40, 72),   30, shapes.HEXAGON,       MINT),
-  Thing("heart",         20, (46, 76),   15, shapes.HEART,         ROSE),
-  Thing("house",         16, (46, 76),    8, shapes.HOUSE,         INDIGO),
-  Thing("gear",          13, (46, 76),   30, shapes.GEAR,          IRON),
-  Thing("drop",          10, (46, 76),   15, shapes.DROP,          AMBER),
+  Thing("heart",         20, (48, 80),   15, shapes.HEART,         ROSE),
+  Thing("house",         16, (48, 80),    8, shapes.HOUSE,         PLUM),
+  Thing("gear",          13, (48, 80),   30, shapes.GEAR,          IRON),
+  Thing("drop",          10, (48, 80),   15, shapes.DROP,          LIME),
 )
 # fmt: on
 

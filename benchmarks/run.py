@@ -1,0 +1,143 @@
+"""Prints what the hot paths cost: `make bench`, about two minutes on two CPU cores.
+
+Times are medians over repetitions that alternate between the two candidates; read the ratios, not
+the milliseconds, on a machine that is shared.
+"""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import shapes_lt
+from input_pipeline import eval_pipeline, pipeline, prepared
+from ltss_jax import (
+  build,
+  dataset as dataset_lib,
+  evaluate,
+  mesh as mesh_lib,
+  optimizer,
+  resize_labels,
+  train_step,
+)
+from ltss_jax.losses import pixel
+
+_REPETITIONS = 7
+_STEPS = 30
+
+
+def _seconds(function: Callable, *arguments) -> float:
+  start = time.perf_counter()
+  jax.block_until_ready(function(*arguments))
+  return time.perf_counter() - start
+
+
+def compare(title: str, ours: Callable, other_name: str, other: Callable, *arguments) -> None:
+  """Times two jitted functions of the same arguments in turn and prints the ratio."""
+  ours, other = jax.jit(ours), jax.jit(other)
+  jax.block_until_ready((ours(*arguments), other(*arguments)))
+  pairs = [(_seconds(ours, *arguments), _seconds(other, *arguments)) for _ in range(_REPETITIONS)]
+  mine, theirs = (1e3 * statistics.median(times) for times in zip(*pairs, strict=True))
+  ratio = statistics.median(a / b for a, b in pairs)
+  print(f"{title}: {mine:.1f} ms, {other_name}: {theirs:.1f} ms, ratio {ratio:.2f}")
+
+
+def hard_pixel_mining() -> None:
+  """The threshold search against sorting, with gradient, 16 x 128 x 128 pixels."""
+  losses = jax.random.exponential(jax.random.key(0), (16, 128, 128))
+
+  def by_sorting(x):
+    return jax.lax.top_k(x.ravel(), int(0.2 * x.size))[0].mean()
+
+  compare(
+    "hard pixel mining, value and gradient",
+    jax.value_and_grad(lambda x: pixel.hard_pixel_mean(x, 0.2)),
+    "top_k",
+    jax.value_and_grad(by_sorting),
+    losses,
+  )
+
+
+def labels_at_original_size() -> None:
+  """Blockwise resize and argmax against resizing everything, 171 classes to 640 x 480."""
+  scores = jax.random.normal(jax.random.key(0), (1, 128, 171, 171))
+  rows = tuple(x[None] for x in resize_labels.bilinear_taps(128, 480, 480))
+  columns = tuple(x[None] for x in resize_labels.bilinear_taps(171, 640, 640))
+  compare(
+    "resize and argmax in blocks of rows",
+    lambda s: resize_labels.resized_argmax(s, rows, columns),
+    "jax.image.resize",
+    lambda s: jnp.argmax(
+      jax.image.resize(s, (1, 480, 640, 171), "bilinear", antialias=False), axis=-1
+    ),
+    scores,
+  )
+
+
+def training_and_evaluation() -> None:
+  """The demo's training with two workers and its evaluation, on real files."""
+  config = shapes_lt.get_config()
+  config.data.num_workers = 2
+  with tempfile.TemporaryDirectory() as data_dir:
+    config.data.dir = data_dir
+    config, dataset = dataset_lib.prepare_run(config)
+    architecture = build.build_architecture(config, dataset)
+    transform = optimizer.make_optimizer(build.optimizer_config(config), architecture.decays)
+    mesh = mesh_lib.data_mesh()
+    state = train_step.init_state(architecture, transform, config.seed, mesh)
+    step = train_step.make_train_step(architecture, transform, mesh, seed=0, log_every_steps=_STEPS)
+    source = prepared.open_source(dataset.directory, "train")
+    with pipeline.train_iterator(source, build.train_pipeline_config(config, dataset)) as batches:
+      state, metrics = step(state, mesh_lib.put_batch(next(batches), mesh))
+      jax.block_until_ready(metrics)
+      start, waited = time.perf_counter(), 0.0
+      for _ in range(_STEPS):
+        asked = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - asked
+        state, metrics = step(state, mesh_lib.put_batch(batch, mesh))
+        jax.block_until_ready(metrics)
+      seconds = time.perf_counter() - start
+    images = _STEPS * config.batch_size
+    print(
+      f"training, two workers: {images / seconds:.1f} images/s, data wait {waited / seconds:.1%}"
+    )
+
+    source = prepared.open_source(dataset.directory, "val")
+    counts = dataset.val_counts
+    predictor = evaluate.Predictor(architecture, mesh)
+    for name in ("evaluation with compilation", "evaluation"):
+      batches = eval_pipeline.eval_batches(
+        source,
+        (counts.height, counts.width),
+        batch_size=config.eval.batch_size,
+        min_size=config.eval.min_size,
+        max_size=config.eval.max_size,
+      )
+      start = time.perf_counter()
+      confusion = evaluate.confusion_matrix(
+        predictor,
+        state.params,
+        state.stats,
+        batches,
+        num_classes=dataset.metadata.num_classes,
+        ignore_label=dataset.metadata.ignore_label,
+      )
+      seconds = time.perf_counter() - start
+      print(f"{name}: {len(counts) / seconds:.1f} images/s, {np.sum(confusion):,} pixels counted")
+
+
+def main() -> None:
+  """Runs every benchmark."""
+  print(f"{jax.device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}")
+  hard_pixel_mining()
+  labels_at_original_size()
+  training_and_evaluation()
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,42 @@
+"""What a person sees when something goes wrong."""
+
+import json
+
+import pytest
+
+from ltss_jax import checkpoint, console
+
+
+@pytest.mark.parametrize(
+  ("argument", "workdir"),
+  [
+    ("configs/shapes_lt.py", "runs/shapes_lt"),
+    ("configs/ade20k.py:model=deeplabv3plus,backbone=resnet101",
+     "runs/ade20k-model=deeplabv3plus-backbone=resnet101"),
+  ],
+)  # fmt: skip
+def test_default_workdir_names_config_and_variants(argument, workdir):
+  assert console.default_workdir(argument) == workdir
+
+
+def test_expected_errors_become_one_message(capsys):
+  with pytest.raises(SystemExit) as exit_info, console.one_message_per_error():
+    with checkpoint.Checkpoints("/proc/no/such/place"):
+      pass
+  assert exit_info.value.code == 1
+  error = capsys.readouterr().err
+  assert error.startswith("Error: ") and "/proc/no" in error and "Traceback" not in error
+
+
+def test_defects_keep_their_traceback():
+  with pytest.raises(ZeroDivisionError), console.one_message_per_error():
+    1 / 0  # noqa: B018
+  with pytest.raises(ValueError, match="Expecting"), console.one_message_per_error():
+    json.loads("{")  # raised in a library: nobody worded it for the user
+
+
+def test_interruption_says_how_to_go_on(capsys):
+  with pytest.raises(SystemExit) as exit_info, console.one_message_per_error():
+    raise KeyboardInterrupt
+  assert exit_info.value.code == 130
+  assert "same command" in capsys.readouterr().err

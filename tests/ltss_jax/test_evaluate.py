@@ -1,0 +1,120 @@
+"""Evaluation counts on real records of several sizes, for several devices and batch sizes."""
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from input_pipeline import eval_pipeline
+from ltss_jax import architectures, evaluate, mesh as mesh_lib
+
+NUM_CLASSES = 4
+SIZES = [(20, 30), (24, 24), (20, 30), (31, 17), (20, 30), (24, 24), (20, 30)]
+
+
+def colour_architecture():
+  """Scores a pixel's classes by fixed random weights of its colour: a model without rounding."""
+
+  def scores(params, stats, image):
+    return image @ params["weights"] + stats["bias"]
+
+  return architectures.Architecture(None, None, (), scores, None)
+
+
+@pytest.fixture(scope="module")
+def source():
+  """Lossless records in memory, as random access gives them."""
+  rng = np.random.default_rng(0)
+  records = []
+  for i, size in enumerate(SIZES):
+    image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    label = rng.integers(0, NUM_CLASSES, size, dtype=np.uint8)
+    label[rng.random(size) < 0.1] = 255
+    encode = lambda x: cv2.imencode(".png", x)[1].tobytes()  # noqa: E731
+    records.append(
+      {"image": encode(image[..., ::-1]), "label": encode(label), "file_name": f"{i}.png"}
+    )
+  return records
+
+
+@pytest.fixture(scope="module")
+def variables():
+  rng = np.random.default_rng(1)
+  weights = rng.normal(size=(3, NUM_CLASSES)).astype(np.float32)
+  return {"weights": jnp.array(weights)}, {"bias": jnp.array([0.1, 0, -0.1, 0])}
+
+
+def counts(source, variables, *, devices=1, batch_size=4, min_size=0, parts=1):
+  """Sum over `parts` processes, one after the other, of what each of them counts."""
+  mesh = mesh_lib.data_mesh(jax.devices()[:devices])
+  predictor = evaluate.Predictor(colour_architecture(), mesh)
+  replicated = jax.device_put(variables, mesh_lib.replicated(mesh))
+  height, width = (np.array(side) for side in zip(*SIZES, strict=True))
+  total = 0
+  for part in range(parts):
+    batches = eval_pipeline.eval_batches(
+      source,
+      (height, width),
+      batch_size=batch_size,
+      min_size=min_size,
+      max_size=64,
+      process_index=part,
+      process_count=parts,
+    )
+    total += evaluate.confusion_matrix(
+      predictor, *replicated, batches, num_classes=NUM_CLASSES, ignore_label=255
+    )
+  return total, predictor.num_compilations
+
+
+def decoded(source):
+  for record in source:
+    image, label = (
+      cv2.imdecode(np.frombuffer(record[k], np.uint8), cv2.IMREAD_UNCHANGED)
+      for k in ("image", "label")
+    )
+    yield image[..., ::-1], label
+
+
+def test_counts_are_those_of_a_plain_loop(source, variables):
+  expected = np.zeros((NUM_CLASSES, NUM_CLASSES), np.int64)
+  for image, label in decoded(source):
+    scores = architectures.normalize(image) @ variables[0]["weights"] + variables[1]["bias"]
+    prediction = np.argmax(scores, -1)
+    for y, x in np.argwhere(label != 255):
+      expected[label[y, x], prediction[y, x]] += 1
+  result, compilations = counts(source, variables)
+  np.testing.assert_array_equal(result, expected)
+  assert result.dtype == np.int64
+  assert compilations == 3  # distinct sizes
+
+
+@pytest.mark.parametrize("min_size", [0, 40])
+def test_counts_do_not_depend_on_devices_processes_or_batches(source, variables, min_size):
+  expected, _ = counts(source, variables, min_size=min_size)
+  labelled = sum((label != 255).sum() for _, label in decoded(source))
+  assert expected.sum() == labelled
+  for options in (
+    {"devices": 4, "batch_size": 4},
+    {"devices": 2, "batch_size": 8, "parts": 2},
+    {"devices": 1, "batch_size": 3, "parts": 3},
+    {"devices": 1, "batch_size": 1},
+  ):
+    result, _ = counts(source, variables, min_size=min_size, **options)
+    np.testing.assert_array_equal(result, expected)
+
+
+def test_labels_are_predicted_at_their_own_size(source, variables):
+  mesh = mesh_lib.data_mesh(jax.devices()[:1])
+  predictor = evaluate.Predictor(colour_architecture(), mesh)
+  (image, _), *_ = decoded(source)
+  resized = predictor(*variables, image[None], [(45, 71)])[0, :45, :71]
+  scores = architectures.normalize(image) @ variables[0]["weights"] + variables[1]["bias"]
+  judge = jax.image.resize(scores, (45, 71, NUM_CLASSES), "bilinear", antialias=False).argmax(-1)
+  np.testing.assert_array_equal(resized, judge)
+
+
+def test_sums_of_one_process_are_its_own_counts():
+  counts = np.full((2, 2), 1 << 40)
+  np.testing.assert_array_equal(evaluate.sum_over_processes(counts), counts)
