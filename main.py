@@ -3,10 +3,15 @@
 python main.py --config=configs/shapes_lt.py --workdir=runs/demo
 """
 
+import os
+
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from configs import flags as config_parsing
+
+# TensorFlow, which only writes TensorBoard's files here, would greet with its build options.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Config file and its variants, FILE[:key=value,...].", lock_config=True

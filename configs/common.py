@@ -118,7 +118,7 @@ def _resnet_small(config: ml_collections.ConfigDict) -> None:
   """A network for a CPU and for crops of 128 to 256 px, trained from random weights."""
   config.model.backbone = "resnet_small"
   # With a small backbone nearly all of the time would go into the head's 3x3 convolutions.
-  config.model.aspp_channels = 128
+  config.model.aspp_channels = 64
   config.model.low_level_channels = 32
   config.model.decoder_channels = 64
   # A crop of 128 to 256 px is 8 to 16 cells wide: dilations of 12 and 18 would see only padding.

@@ -13,7 +13,7 @@ MAX_CROP = 512  # px: the released recipes' crop, and what one accelerator holds
 
 # Steps follow from passes over the data, but a few hundred updates are needed to get anywhere from
 # random weights, and ADE20K's 160,000 are enough for a data set of its size or more.
-PASSES = 50
+PASSES = 60
 MIN_STEPS = 600
 MAX_STEPS = 160_000
 

@@ -1,8 +1,9 @@
 """The class table of shapes_lt: every knob of its frequencies and of its difficulty.
 
-A rare class is the cousin of frequent ones. A rare thing wears a hue next to a frequent one's and
-textures that others wear too, so that only all of them with the outline tell it apart (heart and
-triangle, house and square, drop and ring); rare stuff shares a texture (snow and sand).
+A rare class is the cousin of frequent ones: it shares an outline (house and square, heart and
+triangle, drop and disc), a hue (heart) or a texture (snow and sand, gear and gravel's grey) with
+them, and only the whole tells it apart. Colour jitter would wipe the hues out, so configs/shapes_lt.py
+switches it off.
 """
 
 import dataclasses
@@ -89,7 +90,7 @@ CYAN   = Look((176, 10),  (0.50, 0.90), (0.80, 1.00), (0.25, 0.45), ("rings", "p
 # The looks of the rarest: next to a hue above, with textures that its owner does not wear.
 MINT   = Look((130, 10),  (0.45, 0.85), (0.65, 1.00), (0.25, 0.45), ("dots",))
 ROSE   = Look((334, 12),  (0.50, 0.90), (0.60, 1.00), (0.25, 0.45), ("checks", "dots"))
-PLUM   = Look((300, 8),   (0.50, 0.90), (0.55, 0.95), (0.30, 0.50), ("rings", "dots"))
+COAL   = Look((265, 25),  (0.15, 0.45), (0.12, 0.32), (0.35, 0.55), ("rings", "dots"))
 IRON   = Look((220, 180), (0.00, 0.10), (0.35, 0.60), (0.30, 0.45), ("checks", "stripes"))
 LIME   = Look((70, 6),    (0.70, 1.00), (0.80, 1.00), (0.35, 0.55), ("checks", "speckle"))
 
@@ -119,8 +120,8 @@ THINGS = (
   Thing("crescent",      38, (40, 72),   40, shapes.CRESCENT,      CYAN),
   Thing("hexagon",       27, (40, 72),   30, shapes.HEXAGON,       MINT),
   Thing("heart",         20, (48, 80),   15, shapes.HEART,         ROSE),
-  Thing("house",         16, (48, 80),    8, shapes.HOUSE,         PLUM),
-  Thing("gear",          13, (48, 80),   30, shapes.GEAR,          IRON),
+  Thing("house",         16, (48, 80),    8, shapes.HOUSE,         COAL),
+  Thing("gear",          14, (48, 80),   30, shapes.GEAR,          IRON),
   Thing("drop",          10, (48, 80),   15, shapes.DROP,          LIME),
 )
 # fmt: on
