@@ -12,6 +12,7 @@ from configs import flags as config_parsing
 
 # TensorFlow, which only writes TensorBoard's files here, would greet with its build options.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Config file and its variants, FILE[:key=value,...].", lock_config=True

@@ -2,8 +2,8 @@
 
 A rare class is the cousin of frequent ones: it shares an outline (house and square, heart and
 triangle, drop and disc), a hue (heart) or a texture (snow and sand, gear and gravel's grey) with
-them, and only the whole tells it apart. Colour jitter would wipe the hues out, so configs/shapes_lt.py
-switches it off.
+them, and only the whole tells it apart. Colour jitter would wipe the hues out, so
+configs/shapes_lt.py switches it off.
 """
 
 import dataclasses

@@ -18,8 +18,8 @@ def test_small_photographs():
   config = folder.get_config()
   result = finalize(config)
   assert (result.data.base_size, result.data.crop_size) == (240, 192)
-  assert result.train.steps == derive.MIN_STEPS
-  assert result.eval.every_steps == result.checkpoint.every_steps == derive.MIN_STEPS / 5
+  assert result.train.steps == 96 * derive.PASSES / config.batch_size
+  assert result.eval.every_steps == result.checkpoint.every_steps == result.train.steps / 5
   assert result.is_locked
   assert config.train.steps == 0
   result.data.root = "photographs"
