@@ -31,6 +31,8 @@ class Checkpoints:
     """
     policies = ocp.training.preservation_policies
     self._directory = epath.Path(directory)
+    if "://" not in str(directory):  # Orbax takes no relative path.
+      self._directory = self._directory.absolute()
     self._checkpointer = ocp.training.Checkpointer(
       self._directory,
       save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),

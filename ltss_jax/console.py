@@ -1,6 +1,7 @@
 """What a person sees on the terminal: our own log lines, and one message per error."""
 
 import contextlib
+import logging as python_logging
 import pathlib
 import re
 import sys
@@ -17,11 +18,20 @@ _EXPECTED_ERRORS = (ValueError, OSError, RuntimeError)
 
 
 def setup_logging() -> None:
-  """Shows the project's own log from INFO on, that of libraries from WARNING on."""
+  """Shows the project's own log from INFO on, that of libraries from WARNING on.
+
+  Errors with which a library's background thread died stay out: the library raises them in the main
+  thread too. --v=1 shows everything.
+  """
+  if logging.get_verbosity() >= logging.DEBUG:
+    return
   logging.set_verbosity(logging.INFO)
   logging.use_absl_handler()
   logging.get_absl_handler().addFilter(
-    lambda record: record.levelno >= 30 or _is_ours(record.pathname)
+    lambda record: (
+      _is_ours(record.pathname)
+      or (record.levelno >= python_logging.WARNING and record.exc_info is None)
+    )
   )
 
 

@@ -77,7 +77,9 @@ def load_dataset(config: ml_collections.ConfigDict) -> Dataset:
 
   def prepare_data() -> epath.Path:
     data = config.data
-    return prepare.ensure_prepared(data.name, data.dir, data.root, data.ignore_label)
+    return prepare.ensure_prepared(
+      data.name, epath.Path(data.dir).expanduser(), data.root, data.ignore_label
+    )
 
   directory = prepare_data() if jax.process_index() == 0 else None
   if jax.process_count() > 1:

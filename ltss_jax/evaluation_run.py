@@ -130,6 +130,7 @@ def evaluate_checkpoint(
     ValueError: the config is of another model.
     checkpoint.CheckpointError: there is no such checkpoint.
   """
+  workdir = epath.Path(workdir).expanduser()
   directory = build.checkpoint_directory(workdir)
   if not directory.exists():
     raise checkpoint.CheckpointError(

@@ -99,7 +99,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[st
     NonFiniteLossError: training diverged.
     checkpoint.CheckpointError: saving or restoring failed.
   """
-  workdir = epath.Path(workdir)
+  workdir = epath.Path(workdir).expanduser()
   config, dataset = prepare_run(config)
   mesh = mesh_lib.data_mesh()
   accumulation = config.train.grad_accumulation

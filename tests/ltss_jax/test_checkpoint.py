@@ -39,6 +39,15 @@ def test_round_trip_is_exact_and_opens_again(tmp_path):
   jax.tree.map(np.testing.assert_array_equal, state, make_state(7))
 
 
+def test_a_relative_directory_will_do(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  with checkpoint.Checkpoints("runs/demo/checkpoints") as saved:
+    saved.save(1, make_state(1), data_state(1))
+  assert (tmp_path / "runs/demo/checkpoints/1").is_dir()
+  with checkpoint.Checkpoints("runs/demo/checkpoints") as saved:
+    assert int(saved.restore(make_state(0))[0].step) == 1
+
+
 def test_keeps_the_last_and_the_best(tmp_path):
   with checkpoint.Checkpoints(tmp_path, keep=2) as saved:
     for step, miou in [(1, 30.0), (2, 50.0), (3, None), (4, 40.0), (5, None)]:
