@@ -165,7 +165,7 @@ def _validate_dilations(dilations: tuple) -> None:
 
 def _validate_pairs(config: ml_collections.ConfigDict) -> None:
   """Checks the fields that only make sense together."""
-  data, optimizer, train = config.data, config.optimizer, config.train
+  data, train = config.data, config.train
   if data.name == "folder" and not data.root:
     raise ValueError(
       "config.data.root='' names no folder; give --config.data.root=DIR, a directory with"
@@ -186,9 +186,4 @@ def _validate_pairs(config: ml_collections.ConfigDict) -> None:
       f"config.batch_size={config.batch_size} does not divide into config.train.grad_accumulation="
       f"{train.grad_accumulation} equal slices; nearest valid: "
       f"{math.gcd(config.batch_size, train.grad_accumulation)} slices"
-    )
-  if train.steps and optimizer.warmup_steps >= train.steps:
-    raise ValueError(
-      f"config.optimizer.warmup_steps={optimizer.warmup_steps} must be less than"
-      f" config.train.steps={train.steps}; nearest valid: {train.steps - 1}"
     )

@@ -75,7 +75,7 @@ def test_good_command_line(run):
     (["--config.data=3"], ["config.data is a group of fields", "config.data.crop_size"]),
     (
       ["--config.batch_size=abc"],
-      ["config.batch_size=abc", "takes a whole number, as in --config.batch_size=16"],
+      ["config.batch_size=abc", "takes a whole number, as in --config.batch_size=8"],
     ),
     (["--config.data.flip=maybe"], ["config.data.flip=maybe", "takes true or false"]),
     (["--config.batch_size=0"], ["config.batch_size=0 must be at least 1", "nearest valid: 1"]),

@@ -55,20 +55,14 @@ from configs import common, shapes_lt, validation
     (
       "data.min_factor",
       3.0,
-      "config.data.min_factor=3.0 must be at most config.data.max_factor=2.0",
+      "config.data.min_factor=3.0 must be at most config.data.max_factor=1.5",
     ),
     ("eval.min_size", 4096, "config.eval.min_size=4096 must be at most config.eval.max_size=2048"),
     (
       "train.grad_accumulation",
       6,
-      "config.batch_size=16 does not divide into config.train.grad_accumulation=6 equal slices;"
+      "config.batch_size=8 does not divide into config.train.grad_accumulation=6 equal slices;"
       " nearest valid: 2 slices",
-    ),
-    (
-      "optimizer.warmup_steps",
-      800,
-      "config.optimizer.warmup_steps=800 must be less than config.train.steps=800;"
-      " nearest valid: 799",
     ),
   ],
 )
