@@ -18,7 +18,7 @@ DEMO := runs/demo
 help:
 	@echo "Times are of two CPU cores, without the first installation (about a minute and a half)."
 	@echo "make demo       4 min  draw the embedded data set, train and evaluate on it"
-	@echo "make test      TT min  the tests, without the slow ones"
+	@echo "make test       4 min  the tests, without the slow ones"
 	@echo "make test-slow 10 min  two complete runs that must reach the README's results"
 	@echo "make lint              check style and formatting"
 	@echo "make format            format the code"

@@ -12,6 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import app
 
 from configs import shapes_lt
 from input_pipeline import eval_pipeline, pipeline, prepared
@@ -131,8 +132,9 @@ def training_and_evaluation() -> None:
       print(f"{name}: {len(counts) / seconds:.1f} images/s, {np.sum(confusion):,} pixels counted")
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
   """Runs every benchmark."""
+  del argv
   print(f"{jax.device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}")
   hard_pixel_mining()
   labels_at_original_size()
@@ -140,4 +142,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  main()
+  app.run(main)  # worker processes of the input pipeline read absl flags

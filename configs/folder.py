@@ -4,9 +4,9 @@ Paper     none.
 Command   python main.py --config=configs/folder.py --config.data.root=DIR
 Hardware  2 CPU cores are enough for some hundred photographs of 320 x 240 px; for
           backbone=resnet50 and larger sets an accelerator.
-Time      under 10 minutes for 96 photographs of 320 x 240 px on 2 CPU cores.
+Time      about 5 minutes for 96 photographs of 320 x 240 px on 2 CPU cores.
 Expected  val mIoU of at least 40 % on such photographs of streets, with 11 classes.
-Status    not run yet; learning rate and steps are first guesses.
+Measured  mIoU 45.9 after 1,440 steps, seed 0, 5.0 minutes in all on 2 cores of a shared machine.
 
 Crop, scale and number of steps follow from the images (`configs/derive.py` has the rule); images
 are tested at their native size. The network is small and starts from random weights;

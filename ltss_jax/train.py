@@ -25,7 +25,7 @@ from ltss_jax import (
   run_config,
   train_step,
 )
-from ltss_jax.dataset import prepare_run
+from ltss_jax.dataset import Dataset, prepare_run
 from ltss_jax.types import TrainState
 
 
@@ -106,9 +106,25 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[st
   parts = mesh.size * accumulation
   what = f"{mesh.size} devices x {accumulation} slices of config.train.grad_accumulation"
   mesh_lib.check_batch_size("config.batch_size", config.batch_size, parts, what)
-  run_config.check(workdir, config)
+  with checkpoint.Checkpoints(build.checkpoint_directory(workdir), config.checkpoint.keep) as saved:
+    if saved.steps:  # What an aborted attempt left without a checkpoint is no run yet.
+      run_config.check(workdir, config)
+    evaluation = evaluation_run.EvaluationRun(config, dataset, workdir)
+    finished = _train(config, dataset, mesh, workdir, saved, evaluation)
+  if not finished or jax.process_index() > 0:
+    return None
+  return evaluation.results(config.train.steps)
 
-  evaluation = evaluation_run.EvaluationRun(config, dataset, workdir)
+
+def _train(
+  config: ml_collections.ConfigDict,
+  dataset: Dataset,
+  mesh: jax.sharding.Mesh,
+  workdir: epath.Path,
+  saved: checkpoint.Checkpoints,
+  evaluation: evaluation_run.EvaluationRun,
+) -> bool:
+  """Builds or restores everything that the loop moves, and runs it."""
   recipe = build.optimizer_config(config)
   transform = optimizer.make_optimizer(recipe, evaluation.architecture.decays)
   state = train_step.init_state(evaluation.architecture, transform, config.seed, mesh)
@@ -118,17 +134,14 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[st
     mesh,
     seed=config.seed,
     log_every_steps=config.train.log_every_steps,
-    grad_accumulation=accumulation,
+    grad_accumulation=config.train.grad_accumulation,
   )
-  with (
-    checkpoint.Checkpoints(build.checkpoint_directory(workdir), config.checkpoint.keep) as saved,
-    pipeline.train_iterator(
-      prepared.open_source(dataset.directory, "train"),
-      build.train_pipeline_config(config, dataset),
-      jax.process_index(),
-      jax.process_count(),
-    ) as batches,
-  ):
+  with pipeline.train_iterator(
+    prepared.open_source(dataset.directory, "train"),
+    build.train_pipeline_config(config, dataset),
+    jax.process_index(),
+    jax.process_count(),
+  ) as batches:
     if saved.steps:
       state, data_state = saved.restore(state, batches.get_state())
       batches.set_state(data_state)
@@ -140,12 +153,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[st
     )
     schedule = optimizer.learning_rate_schedule(recipe)
     with metric_writers.ensure_flushes(writer):
-      finished = _loop(
-        config, mesh, state, step_function, batches, saved, evaluation, writer, schedule
-      )
-  if not finished or jax.process_index() > 0:
-    return None
-  return evaluation.results(config.train.steps)
+      return _loop(config, mesh, state, step_function, batches, saved, evaluation, writer, schedule)
 
 
 def _start(state: TrainState, config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
