@@ -120,7 +120,7 @@ THINGS = (
   Thing("crescent",      38, (40, 72),   40, shapes.CRESCENT,      CYAN),
   Thing("hexagon",       27, (40, 72),   30, shapes.HEXAGON,       MINT),
   Thing("heart",         20, (48, 80),   15, shapes.HEART,         ROSE),
-  Thing("house",         16, (48, 80),    8, shapes.HOUSE,         COAL),
+  Thing("house",         12, (48, 80),    8, shapes.HOUSE,         COAL),
   Thing("gear",          14, (48, 80),   30, shapes.GEAR,          IRON),
   Thing("drop",          10, (48, 80),   15, shapes.DROP,          LIME),
 )
