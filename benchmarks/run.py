@@ -1,4 +1,4 @@
-"""Prints what the hot paths cost: `make bench`, about two minutes on two CPU cores.
+"""Prints what the hot paths cost: `make bench`, under a minute on two CPU cores.
 
 Times are medians over repetitions that alternate between the two candidates; read the ratios, not
 the milliseconds, on a machine that is shared.
@@ -18,6 +18,7 @@ from configs import shapes_lt
 from input_pipeline import eval_pipeline, pipeline, prepared
 from ltss_jax import (
   build,
+  console,
   dataset as dataset_lib,
   evaluate,
   mesh as mesh_lib,
@@ -135,6 +136,7 @@ def training_and_evaluation() -> None:
 def main(argv: list[str]) -> None:
   """Runs every benchmark."""
   del argv
+  console.setup_logging()
   print(f"{jax.device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}")
   hard_pixel_mining()
   labels_at_original_size()
