@@ -113,7 +113,7 @@ def training_and_evaluation() -> None:
     counts = dataset.val_counts
     predictor = evaluate.Predictor(architecture, mesh)
     for name in ("evaluation with compilation", "evaluation"):
-      batches = eval_pipeline.eval_batches(
+      batches = eval_pipeline.EvalBatches(
         source,
         (counts.height, counts.width),
         batch_size=config.eval.batch_size,

@@ -40,11 +40,24 @@ class EvalBatch:
 
 
 class EvalBatches:
-  """Iterable over the test batches of one process; arguments as `eval_batches`.
+  """Test batches of one process: over all processes, every record exactly once, in a fixed order.
+
+  Args:
+    source: random access to records {"image": bytes, "label": bytes, "file_name": str}.
+    sizes: (height [N], width [N]) of the labels in pixels, in record order, from the statistics.
+    batch_size: images in a batch over all processes; each process's batches hold an equal part b.
+    min_size: wanted length of the model input's shorter side in pixels; 0 keeps the native size.
+    max_size: limit of its longer side in pixels (not applied to native sizes).
+    process_index: p of this process, which gets the records i with i % P == p.
+    process_count: P, number of processes; one that gets no record has no batches.
+    num_threads: threads that decode and resize; as many as there are cores if None.
 
   Attributes:
     shapes: distinct input shapes (h, w) of this process, in the order of their batches: the number
       of programs that will be compiled.
+
+  Raises:
+    ValueError: if batch_size does not divide over the processes or the sizes are of other files.
   """
 
   def __init__(
@@ -129,44 +142,3 @@ class EvalBatches:
     for row, future in enumerate(loading):
       batch.image[row], batch.labels[row], batch.file_names[row] = future.result()
     return batch
-
-
-def eval_batches(
-  source: Any,
-  sizes: tuple[np.ndarray, np.ndarray],
-  *,
-  batch_size: int,
-  min_size: int,
-  max_size: int,
-  process_index: int = 0,
-  process_count: int = 1,
-  num_threads: int | None = None,
-) -> EvalBatches:
-  """Batches that hold every record exactly once over all processes, in a fixed order.
-
-  Args:
-    source: random access to records {"image": bytes, "label": bytes, "file_name": str}.
-    sizes: (height [N], width [N]) of the labels in pixels, in record order, from the statistics.
-    batch_size: images in a batch over all processes; each process's batches hold an equal part b.
-    min_size: wanted length of the model input's shorter side in pixels; 0 keeps the native size.
-    max_size: limit of its longer side in pixels (not applied to native sizes).
-    process_index: p of this process, which gets the records i with i % P == p.
-    process_count: P, number of processes; one that gets no record has no batches.
-    num_threads: threads that decode and resize; as many as there are cores if None.
-
-  Returns:
-    Iterable of EvalBatch with len() and the distinct input `shapes`.
-
-  Raises:
-    ValueError: if batch_size does not divide over the processes or the sizes are of other files.
-  """
-  return EvalBatches(
-    source,
-    sizes,
-    batch_size=batch_size,
-    min_size=min_size,
-    max_size=max_size,
-    process_index=process_index,
-    process_count=process_count,
-    num_threads=num_threads,
-  )

@@ -70,8 +70,3 @@ def eval_size(height: int, width: int, min_size: int, max_size: int) -> tuple[in
   if min_size == 0:
     return height, width
   return shortest_edge_size(height, width, min_size, max_size)
-
-
-def resize_for_eval(image: np.ndarray, min_size: int, max_size: int) -> np.ndarray:
-  """Resizes a test image uint8 [H, W, 3] to `eval_size`, Pillow bilinear on uint8."""
-  return resize_image(image, *eval_size(*image.shape[:2], min_size, max_size))

@@ -1,7 +1,7 @@
 """Evaluation: every image once, at its own label resolution, on this process's own devices."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -101,11 +101,10 @@ def confusion_matrix(
   predictor: Predictor,
   params: Any,
   stats: Any,
-  batches: Iterator[eval_pipeline.EvalBatch],
+  batches: Iterable[eval_pipeline.EvalBatch],
   *,
   num_classes: int,
   ignore_label: int,
-  progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
   """Counts label against prediction over the images of all processes.
 
@@ -116,7 +115,6 @@ def confusion_matrix(
     batches: this process's share of the split.
     num_classes: C.
     ignore_label: pixels with it are left out.
-    progress: called with the number of images done so far.
 
   Returns:
     int64 [C, C], rows are labels, columns predictions; the same on every process.
@@ -134,8 +132,6 @@ def confusion_matrix(
       prediction = predicted[row, :height, :width]
       counts[...] += metrics.confusion_matrix(label, prediction, num_classes, ignore_label)
       done += 1
-    if progress is not None:
-      progress(done)
 
   pending = None
   for batch in batches:

@@ -60,7 +60,7 @@ class EvaluationRun:
     """
     dataset, options = self._dataset, self._config.eval
     counts = dataset.val_counts
-    batches = eval_pipeline.eval_batches(
+    batches = eval_pipeline.EvalBatches(
       prepared.open_source(dataset.directory, "val"),
       (counts.height, counts.width),
       batch_size=options.batch_size,
@@ -146,6 +146,11 @@ def evaluate_checkpoint(
   mesh = mesh_lib.data_mesh()
   with checkpoint.Checkpoints(directory, config.checkpoint.keep) as saved:
     wanted = config.eval.step
+    if wanted == BEST and saved.best_step is None:
+      raise checkpoint.CheckpointError(
+        f"config.eval.step={BEST} asks for the best checkpoint, but none in {directory} was "
+        f"evaluated in training; steps there: {saved.steps}, and 0 is the latest"
+      )
     step = {LATEST: None, BEST: saved.best_step}.get(wanted, wanted)
     abstract = train_step.abstract_state(evaluation.architecture, transform, mesh)
     state, _ = saved.restore(abstract, step=step)

@@ -34,7 +34,7 @@ SIZES = tuple(np.array(SHAPES, np.int32).T)
 
 def batches_of(records=RECORDS, sizes=SIZES, **options):
   options = {"batch_size": 2, "min_size": 20, "max_size": 30, "num_threads": 2, **options}
-  return eval_pipeline.eval_batches(records, sizes, **options)
+  return eval_pipeline.EvalBatches(records, sizes, **options)
 
 
 def decoded(index):

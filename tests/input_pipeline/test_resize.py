@@ -56,9 +56,13 @@ def test_rounds_once_per_side():
   assert resize.eval_size(333, 77, 0, 100) == (333, 77)  # native
 
 
-def test_resize_for_eval_is_pillow_bilinear():
+def resize_for_eval(image, min_size, max_size):
+  return resize.resize_image(image, *resize.eval_size(*image.shape[:2], min_size, max_size))
+
+
+def test_test_images_are_resized_by_pillow_bilinear():
   image = np.random.default_rng(5).integers(0, 256, (30, 45, 3), dtype=np.uint8)
-  resized = resize.resize_for_eval(image, 20, 1000)
+  resized = resize_for_eval(image, 20, 1000)
   expected = np.asarray(Image.fromarray(image).resize((30, 20), Image.BILINEAR))
   np.testing.assert_array_equal(resized, expected)
-  assert resize.resize_for_eval(image, 0, 10) is image
+  assert resize_for_eval(image, 0, 10) is image

@@ -53,7 +53,7 @@ def counts(source, variables, *, devices=1, batch_size=4, min_size=0, parts=1):
   height, width = (np.array(side) for side in zip(*SIZES, strict=True))
   total = 0
   for part in range(parts):
-    batches = eval_pipeline.eval_batches(
+    batches = eval_pipeline.EvalBatches(
       source,
       (height, width),
       batch_size=batch_size,
