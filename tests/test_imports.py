@@ -40,10 +40,12 @@ RULES = {
     "tqdm",
   },
   "kernels": {"jax", "kernels", "numpy"},
+  "kernels.ms_deform_attn.bench": {"jax", "kernels", "numpy", "torch"},
   # Whatever has no line of its own knows neither config nor data.
   "ltss_jax": {"absl", "etils", "jax", "ltss_jax", "numpy"},
   "ltss_jax.models": {"flax", "jax", "kernels", "ltss_jax.models", "numpy"},
   "ltss_jax.losses": {"jax", "ltss_jax.losses", "numpy"},
+  "ltss_jax.losses.matching": {"jax", "ltss_jax.losses", "numpy", "optax", "scipy"},
   "ltss_jax.metrics": {"numpy"},
   "ltss_jax.results": {"etils", "ltss_jax.metrics", "numpy"},
   "ltss_jax.mesh": {"absl", "jax", "numpy"},
@@ -57,6 +59,9 @@ RULES = {
   # Parts of train and evaluate that have files of their own.
   "ltss_jax.build": _RUN,
   "ltss_jax.dataset": _RUN,
+  "ltss_jax.inference_weights": _RUN,
+  "ltss_jax.convert": _RUN,
+  "ltss_jax.initial_state": _RUN | {"optax"},
   "ltss_jax.evaluation_run": _RUN,
   "ltss_jax.run_config": {"etils", "ml_collections"},
 }

@@ -1,0 +1,1 @@
+"""Kernels, each with a slow obvious reference and one file for each backend."""

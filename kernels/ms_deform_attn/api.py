@@ -1,0 +1,117 @@
+"""The public function of multi-scale deformable attention and the choice of its implementation."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from kernels.ms_deform_attn.reference import ms_deform_attn_reference
+from kernels.ms_deform_attn.xla import ms_deform_attn_xla
+
+SpatialShapes = tuple[tuple[int, int], ...]
+
+# Name -> function of the four arguments of `ms_deform_attn`.
+IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {
+  "xla": ms_deform_attn_xla,
+  "reference": ms_deform_attn_reference,
+}
+
+
+def available() -> tuple[str, ...]:
+  """Returns the names of the implementations that run here, best first, the reference last."""
+  return tuple(IMPLEMENTATIONS)
+
+
+def choose(implementation: str | None = None) -> str:
+  """Returns the implementation that a call runs: the one named, or the best that runs here.
+
+  Raises:
+    ValueError: there is none of this name.
+  """
+  if implementation is None:
+    return available()[0]
+  if implementation not in IMPLEMENTATIONS:
+    raise ValueError(
+      f"ms_deform_attn: no implementation {implementation!r}; choose one of {available()}, or "
+      "None for the best of them"
+    )
+  return implementation
+
+
+def ms_deform_attn(
+  value: jax.Array,
+  spatial_shapes: SpatialShapes,
+  sampling_locations: jax.Array,
+  attention_weights: jax.Array,
+  *,
+  implementation: str | None = None,
+) -> jax.Array:
+  """Attends with each query to a few sampled points of several feature maps.
+
+  For each query and head, sum over levels and points of the attention weight times the value
+  sampled bilinearly at the location, zero outside the map (Zhu et al., "Deformable DETR",
+  arXiv:2010.04159, equation 3; coordinates as torch's `grid_sample` with `align_corners=False`).
+  Differentiable in all three arrays.
+
+  Args:
+    value: `[B, S, H, D]` float; the maps of all levels one after another, each row by row, in
+      the order of `spatial_shapes`.
+    spatial_shapes: (height, width) of each level, in Python integers; S is the sum of the areas.
+    sampling_locations: `[B, Q, H, L, P, 2]` float, (x, y) in units of the level's width and
+      height: 0 and 1 are the outer edges of the map.
+    attention_weights: `[B, Q, H, L, P]` float, used as given (not normalised here).
+    implementation: name of one of `available()`, or None for the best.
+
+  Returns:
+    `[B, Q, H * D]` in the dtype of `value`, accumulated in float32 or wider.
+
+  Raises:
+    ValueError: the shapes or dtypes do not belong together, or there is no such implementation.
+  """
+  shapes = _check(value, spatial_shapes, sampling_locations, attention_weights)
+  function = IMPLEMENTATIONS[choose(implementation)]
+  if value.size == 0 or attention_weights.size == 0:
+    batch, queries, heads = attention_weights.shape[:3]
+    return jnp.zeros((batch, queries, heads * value.shape[-1]), value.dtype)
+  return function(value, shapes, sampling_locations, attention_weights)
+
+
+def _check(value, spatial_shapes, sampling_locations, attention_weights) -> SpatialShapes:
+  """Returns `spatial_shapes` as plain tuples, if all arguments belong together."""
+  arrays = {
+    "value": (value, "[B, S, H, D]"),
+    "sampling_locations": (sampling_locations, "[B, Q, H, L, P, 2]"),
+    "attention_weights": (attention_weights, "[B, Q, H, L, P]"),
+  }
+  for name, (array, layout) in arrays.items():
+    if array.ndim != layout.count(",") + 1:
+      raise ValueError(f"ms_deform_attn: {name} must be {layout}, got shape {array.shape}")
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+      raise ValueError(f"ms_deform_attn: {name} must be floating point, got {array.dtype}")
+  if isinstance(spatial_shapes, jax.Array):
+    raise ValueError(
+      "ms_deform_attn: spatial_shapes must be Python integers ((height, width), ...), which the "
+      f"compiled program is made for, got an array of shape {spatial_shapes.shape}"
+    )
+  shapes = tuple((int(height), int(width)) for height, width in spatial_shapes)
+  if not shapes or any(height < 1 or width < 1 for height, width in shapes):
+    raise ValueError(f"ms_deform_attn: spatial_shapes must be positive sizes, got {shapes}")
+  batch, length, heads, _ = value.shape
+  area = sum(math.prod(shape) for shape in shapes)
+  if length != area:
+    raise ValueError(
+      f"ms_deform_attn: value has {length} positions (axis 1), spatial_shapes {shapes} have {area}"
+    )
+  expected = (batch, attention_weights.shape[1], heads, len(shapes), attention_weights.shape[4])
+  if attention_weights.shape != expected:
+    raise ValueError(
+      f"ms_deform_attn: attention_weights must be [B, Q, H, L, P] = {expected} for value "
+      f"{value.shape} and {len(shapes)} levels, got {attention_weights.shape}"
+    )
+  if sampling_locations.shape != (*expected, 2):
+    raise ValueError(
+      f"ms_deform_attn: sampling_locations must be [B, Q, H, L, P, 2] = {(*expected, 2)}, "
+      f"got {sampling_locations.shape}"
+    )
+  return shapes
