@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ltss_jax.models import layers, resnet
+from ltss_jax.models import backbones, functional, layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +19,9 @@ class DeepLabV3PlusConfig:
 
   Attributes:
     num_classes: C, without the ignore label.
-    backbone: key of `resnet.CONFIGS`.
+    backbone: a ResNet of `backbones.NAMES`.
+    backbone_norm: one of `backbones.NORMS`; the head's is always batch norm.
+    remat: recompute the backbone's blocks in the backward pass.
     dtype: compute dtype, "float32" or "bfloat16"; parameters and statistics stay float32.
     aspp_channels: width of each pyramid branch and of their projection.
     aspp_dilations: dilations of the three 3x3 branches, in res5 cells.
@@ -32,6 +34,8 @@ class DeepLabV3PlusConfig:
 
   num_classes: int
   backbone: str = "resnet50"
+  backbone_norm: str = "batch_norm"
+  remat: bool = False
   dtype: str = "float32"
   aspp_channels: int = 256
   aspp_dilations: tuple[int, ...] = (6, 12, 18)
@@ -76,11 +80,18 @@ class DeepLabV3Plus(nnx.Module):
 
   def __init__(self, config: DeepLabV3PlusConfig, *, rngs: nnx.Rngs):
     dtype = jnp.dtype(config.dtype)
-    backbone = dataclasses.replace(resnet.CONFIGS[config.backbone], res5_dilation=2)
+    backbone = backbones.BackboneConfig(
+      config.backbone,
+      norm=config.backbone_norm,
+      res5_dilation=2,
+      dtype=config.dtype,
+      remat=config.remat,
+    )
     kw = dict(kernel_init=layers.uniform_fan_in, dtype=dtype, rngs=rngs)
-    self.backbone = resnet.ResNet(backbone, dtype=dtype, rngs=rngs)
-    self.aspp = Aspp(backbone.out_channels[3], config, rngs)
-    self.low_level = layers.ConvNorm(backbone.out_channels[0], config.low_level_channels, 1, **kw)
+    self.backbone = backbones.build(backbone, rngs=rngs)
+    channels = self.backbone.out_channels
+    self.aspp = Aspp(channels[3], config, rngs)
+    self.low_level = layers.ConvNorm(channels[0], config.low_level_channels, 1, **kw)
     fused = config.aspp_channels + config.low_level_channels
     width = config.decoder_channels
     self.fuse = nnx.List(
@@ -114,6 +125,11 @@ class DeepLabV3Plus(nnx.Module):
     for conv in self.fuse:
       x = nnx.relu(conv(x, train=train))
     return self.classifier(x).astype(jnp.float32)
+
+
+def functions(config: DeepLabV3PlusConfig) -> functional.Functional:
+  """The model as pure functions."""
+  return functional.functional(lambda rngs: DeepLabV3Plus(config, rngs=rngs))
 
 
 def full_resolution(logits: jax.Array, height: int, width: int) -> jax.Array:

@@ -50,10 +50,11 @@ class Block(nnx.Module):
     bottleneck: bool,
     stride: int,
     dilation: int,
+    norm: str,
     dtype: jnp.dtype,
     rngs: nnx.Rngs,
   ):
-    kw = dict(dtype=dtype, rngs=rngs)
+    kw = dict(norm=norm, dtype=dtype, rngs=rngs)
     if bottleneck:
       mid = out_channels // 4
       self.conv1 = layers.ConvNorm(in_channels, mid, 1, **kw)
@@ -83,8 +84,19 @@ class Block(nnx.Module):
 class ResNet(nnx.Module):
   """Multi-scale features of an image."""
 
-  def __init__(self, config: ResNetConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-    self.stem = layers.ConvNorm(3, config.stem_channels, 7, stride=2, dtype=dtype, rngs=rngs)
+  def __init__(
+    self,
+    config: ResNetConfig,
+    *,
+    norm: str = "batch_norm",
+    remat: bool = False,
+    dtype: jnp.dtype,
+    rngs: nnx.Rngs,
+  ):
+    self.out_channels = config.out_channels
+    self.remat = remat
+    kw = dict(norm=norm, dtype=dtype, rngs=rngs)
+    self.stem = layers.ConvNorm(3, config.stem_channels, 7, stride=2, **kw)
     channels = config.stem_channels
     stages = []
     for stage, (depth, width) in enumerate(zip(config.depths, config.out_channels, strict=True)):
@@ -99,29 +111,31 @@ class ResNet(nnx.Module):
             bottleneck=config.bottleneck,
             stride=stride if i == 0 else 1,
             dilation=dilation,
-            dtype=dtype,
-            rngs=rngs,
+            **kw,
           )
         )
         channels = width
       stages.append(nnx.List(blocks))
     self.res2, self.res3, self.res4, self.res5 = stages
 
-  def __call__(self, x: jax.Array, *, train: bool) -> dict[str, jax.Array]:
+  def __call__(
+    self, image: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None
+  ) -> dict[str, jax.Array]:
     """Runs the backbone.
 
     Args:
-      x: [B, H, W, 3] normalised image.
-      train: whether batch norm uses (and updates from) the batch's statistics.
+      image: [B, H, W, 3] normalised image.
+      train: whether batch norm that is not frozen uses (and updates from) the batch's statistics.
+      rngs: not used; other backbones draw from it.
 
     Returns:
       {"res2": [B, H/4, W/4, C2], "res3": stride 8, "res4": stride 16, "res5": stride 32 or 16};
       sizes are rounded up.
     """
-    x = layers.max_pool_3x3_stride_2(nnx.relu(self.stem(x, train=train)))  # [B, H/4, W/4, C]
+    x = layers.max_pool_3x3_stride_2(nnx.relu(self.stem(image, train=train)))  # [B, H/4, W/4, C]
     features = {}
     for name in ("res2", "res3", "res4", "res5"):
       for block in getattr(self, name):
-        x = block(x, train=train)
+        x = layers.call_block(block, x, remat=self.remat, train=train)
       features[name] = x
     return features
