@@ -30,9 +30,7 @@ class Checkpoints:
       keep: how many of the latest checkpoints stay, beside the best.
     """
     policies = ocp.training.preservation_policies
-    self._directory = epath.Path(directory)
-    if "://" not in str(directory):  # Orbax takes no relative path.
-      self._directory = self._directory.absolute()
+    self._directory = _absolute(directory)
     self._checkpointer = ocp.training.Checkpointer(
       self._directory,
       save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
@@ -146,24 +144,94 @@ class Checkpoints:
   def read_raw(self, step: int) -> dict[str, Any]:
     """The state of one checkpoint as nested dicts of numpy arrays, whatever its structure."""
     metadata = self._checkpointer.checkpointables_metadata(step).metadata["state"]
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    abstract = jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), metadata
-    )
-    loaded = self._checkpointer.load_checkpointables(step, {"state": abstract})
-    return jax.tree.map(np.asarray, loaded["state"])
+    loaded = self._checkpointer.load_checkpointables(step, {"state": _on_one_device(metadata)})
+    return _number_keys(jax.tree.map(np.asarray, loaded["state"]))
 
   def _failed(self, what: str, step: int | None, error: Exception) -> CheckpointError:
     which = "a checkpoint" if step is None else f"the checkpoint of step {step}"
     # Seen on disk, not by the checkpointer, whose list counts a save that has just failed.
     steps = sorted(int(p.name) for p in self._directory.iterdir() if p.name.isdigit())
-    while (
-      error.__cause__ is not None
-    ):  # Orbax wraps the reason, sometimes in another error's words.
-      error = error.__cause__
-    reason = (str(error).strip() or repr(error)).splitlines()[0][:500]
     return CheckpointError(
-      f"could not {what} {which} in {self._directory}: {reason}. "
+      f"could not {what} {which} in {self._directory}: {_reason(error)}. "
       f"Complete checkpoints: {steps or 'none'}. Look at the free space and the permissions there; "
       "the same command then continues from the latest."
     )
+
+
+def save_weights(directory: epath.PathLike, params: Any, stats: Any, info: dict[str, Any]) -> None:
+  """Writes weights without training state, as `--checkpoint` and `init.checkpoint` read them.
+
+  Args:
+    directory: local path or gs://; must not hold anything yet.
+    params: nested dicts of arrays.
+    stats: likewise.
+    info: JSON-like facts about the weights, such as the model's fields.
+
+  Raises:
+    CheckpointError: the directory is in use or cannot be written.
+  """
+  path = _absolute(directory)
+  if path.exists():
+    raise CheckpointError(f"{path} exists already; choose another directory or remove it first")
+  try:
+    ocp.save(path, {"params": params, "stats": stats}, custom_metadata=info)
+  except Exception as error:
+    raise CheckpointError(f"could not write the weights to {path}: {_reason(error)}") from error
+
+
+def load_weights(directory: epath.PathLike) -> tuple[Any, Any, dict[str, Any]]:
+  """Reads what `save_weights` wrote.
+
+  Args:
+    directory: of the weights.
+
+  Returns:
+    (params, stats, info), params and stats as nested dicts of numpy arrays.
+
+  Raises:
+    CheckpointError: there are no such weights, or they cannot be read.
+  """
+  path = _absolute(directory)
+  if not path.exists():
+    raise CheckpointError(f"{path} does not exist; give the directory that the conversion wrote")
+  try:
+    metadata = ocp.metadata(path)
+    loaded = ocp.load(path, _on_one_device(metadata.metadata))
+  except Exception as error:
+    raise CheckpointError(
+      f"{path} holds no converted weights ({_reason(error)}); `python -m ltss_jax.convert` makes "
+      "them"
+    ) from error
+  tree = _number_keys(jax.tree.map(np.asarray, loaded))
+  return tree["params"], tree.get("stats", {}), dict(metadata.custom_metadata or {})
+
+
+def _absolute(directory: epath.PathLike) -> epath.Path:
+  """Orbax takes no relative path."""
+  path = epath.Path(directory).expanduser()
+  return path if "://" in str(directory) else path.absolute()
+
+
+def _on_one_device(metadata: Any) -> Any:
+  """Abstract arrays on this process's first device, of a tree of array metadata."""
+  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), metadata
+  )
+
+
+def _number_keys(tree: Any) -> Any:
+  """Turns the keys of lists, which are written as text, into numbers again."""
+  if not isinstance(tree, dict):
+    return tree
+  return {
+    int(key) if isinstance(key, str) and key.isdigit() else key: _number_keys(value)
+    for key, value in tree.items()
+  }
+
+
+def _reason(error: BaseException) -> str:
+  """First line of what went wrong first; Orbax wraps it, sometimes in another error's words."""
+  while error.__cause__ is not None:
+    error = error.__cause__
+  return (str(error).strip() or repr(error)).splitlines()[0][:500]

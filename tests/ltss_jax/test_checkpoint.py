@@ -19,7 +19,13 @@ def make_state(step):
   replicated = mesh.replicated(mesh.data_mesh(jax.devices()[:1]))
   params = {"blocks": {0: {"kernel": jnp.arange(6.0).reshape(2, 3) + step}}, "bias": jnp.ones(3)}
   state = types.TrainState(
-    jnp.int32(step), params, {"mean": jnp.zeros(3)}, (), {"loss": jnp.float32(1.5)}, jnp.int32(0)
+    jnp.int32(step),
+    params,
+    {"mean": jnp.zeros(3)},
+    (),
+    {"loss": jnp.float32(1.5)},
+    jnp.int32(0),
+    jnp.int32(0),
   )
   return jax.device_put(state, replicated)
 
@@ -118,3 +124,25 @@ def test_last_good_checkpoint_survives_a_full_disk(tmp_path):
     assert saved.steps == [1]
     state, _ = saved.restore(abstract)
   np.testing.assert_array_equal(state["w"], jax.random.normal(jax.random.key(0), (1000,)))
+
+
+def test_weights_come_back_with_their_info_and_list_numbers(tmp_path):
+  params = {"blocks": {0: {"kernel": np.arange(6.0, dtype=np.float32).reshape(2, 3)}}}
+  info = {"contents": "model", "num_classes": 3, "model": {"aspp_dilations": [1, 2]}}
+  for name, stats in (("with", {"mean": np.float32([1, 2])}), ("without", {})):
+    checkpoint.save_weights(tmp_path / name, params, stats, info)
+    loaded = checkpoint.load_weights(tmp_path / name)
+    jax.tree.map(np.testing.assert_array_equal, loaded[:2], (params, stats))
+    assert loaded[2] == info
+
+
+def test_weights_are_never_overwritten_and_what_is_none_is_named(tmp_path):
+  checkpoint.save_weights(tmp_path / "weights", {"a": np.ones(2)}, {}, {})
+  with pytest.raises(checkpoint.CheckpointError, match="weights exists already"):
+    checkpoint.save_weights(tmp_path / "weights", {"a": np.zeros(2)}, {}, {})
+  assert checkpoint.load_weights(tmp_path / "weights")[0]["a"].all()
+  with pytest.raises(checkpoint.CheckpointError, match="nowhere does not exist"):
+    checkpoint.load_weights(tmp_path / "nowhere")
+  (tmp_path / "other").mkdir()
+  with pytest.raises(checkpoint.CheckpointError, match="other holds no converted weights"):
+    checkpoint.load_weights(tmp_path / "other")

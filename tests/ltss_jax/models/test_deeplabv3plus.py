@@ -10,7 +10,8 @@ import pytest
 from flax import nnx
 
 from ltss_jax import architectures
-from ltss_jax.models import deeplabv3plus, functional, official_names
+from ltss_jax.models import deeplabv3plus, functional
+from ltss_jax.weights import official
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
 sys.path.insert(0, str(GOLDEN))
@@ -37,7 +38,7 @@ def resnet50():
 def official_weights(resnet50):
   abstract = jax.eval_shape(resnet50.init, jax.random.key(0))
   arrays = official_parameters.official_state("deeplabv3plus_r50_171_names.json")
-  return official_names.load_official("deeplabv3plus", *abstract, arrays)
+  return official.load_official("deeplabv3plus", *abstract, arrays)
 
 
 def channel_first(x):
@@ -82,7 +83,7 @@ def test_loading_lists_missing_extra_and_misshapen_names(resnet50):
   arrays["criterion.other"] = np.zeros(3)
   arrays["sem_seg_head.predictor.bias"] = np.zeros(150)
   with pytest.raises(ValueError) as error:
-    official_names.load_official("deeplabv3plus", *abstract, arrays)
+    official.load_official("deeplabv3plus", *abstract, arrays)
   message = str(error.value)
   assert "- backbone.stem.conv1.weight" in message
   assert "+ criterion.other (3,)" in message

@@ -1,0 +1,206 @@
+"""Converts published checkpoints to weights for this project, and back.
+
+python -m ltss_jax.convert --config=configs/coco_stuff_lt.py --source=FILE --output=DIR
+python -m ltss_jax.convert --config=configs/coco_stuff_lt.py --to=detectron2 --source=DIR \
+  --output=FILE.pkl
+
+See docs/conversion.md.
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from absl import app, flags
+from etils import epath
+from ml_collections import config_flags
+
+from configs import flags as config_parsing
+from input_pipeline import class_tables
+from ltss_jax import build, checkpoint, console
+from ltss_jax.models import mask2former
+from ltss_jax.weights import describe, huggingface, imagenet, official, readers, trees
+from ltss_jax.weights.report import Report
+
+_LATEST, _BEST = 0, -1  # values of config.eval.step beside step numbers
+
+
+def convert(
+  config: ml_collections.ConfigDict, source: str | pathlib.Path, output: epath.PathLike
+) -> Report:
+  """Reads a published checkpoint and writes it as `--checkpoint` and `init.checkpoint` read it.
+
+  Args:
+    config: says which model and, by its data set, how many classes.
+    source: a whole model or a backbone: .pkl, .pth, .safetensors.
+    output: new directory. It holds what the file has: a backbone alone if the file is one.
+
+  Returns:
+    What was converted, dropped, and is missing in the file.
+
+  Raises:
+    ValueError: the file is damaged, refused, or does not fit the config; says how.
+    checkpoint.CheckpointError: the output cannot be written.
+  """
+  if epath.Path(output).exists():
+    raise ValueError(f"--output={output} exists already; choose another directory or remove it")
+  arrays = readers.read_arrays(source)
+  try:
+    params, stats, info, done = _fit(config, arrays)
+  except ValueError as error:
+    raise ValueError(f"{source}: {error}") from error
+  info["source"] = pathlib.Path(source).name
+  checkpoint.save_weights(output, params, stats, info)
+  return done
+
+
+def _fit(
+  config: ml_collections.ConfigDict, arrays: dict[str, np.ndarray]
+) -> tuple[Any, Any, dict[str, Any], Report]:
+  """Returns (params, stats, info, report) of a file's arrays, for the config's model."""
+  model, done, may_miss, backbone = config.model.name, Report(), None, None
+  if huggingface.is_huggingface(arrays):
+    arrays = huggingface.to_official(arrays, done)
+  elif not any(name.startswith("sem_seg_head.") for name in arrays):
+    backbone = imagenet.recognise(arrays)
+    arrays = backbone.arrays
+  found = describe.describe(arrays, config.model.class_head)
+  describe.check(
+    found,
+    model=model,
+    backbone=config.model.backbone,
+    class_head=config.model.class_head,
+    data=config.data.name,
+    num_classes=_num_classes(config.data.name),
+  )
+  params, stats = abstract_weights(config, found.num_classes or 1)
+  if backbone is not None:
+    params, stats = ({k: v for k, v in t.items() if k == "backbone"} for t in (params, stats))
+    imagenet.fit_tables(backbone, official.official_shapes(model, params, stats))
+    done.dropped += backbone.dropped
+    done.changed += backbone.changed
+    may_miss = backbone.afresh
+  params, stats = official.load_official(model, params, stats, arrays, may_miss=may_miss, done=done)
+  info = {
+    "contents": "backbone" if backbone else "model",
+    "data": config.data.name,
+    "model": config.model.to_dict(),
+    "num_classes": found.num_classes,
+  }
+  return params, stats, info, done
+
+
+def _num_classes(data: str) -> int | None:
+  """Number of classes of a published data set; None for the others."""
+  if data not in class_tables.NAMES:
+    return None
+  return class_tables.load_class_table(data).metadata.num_classes
+
+
+def abstract_weights(config: ml_collections.ConfigDict, num_classes: int) -> tuple[Any, Any]:
+  """(params, stats) of the config's model as shapes."""
+  init = build.model_functions(config, num_classes).init
+  return jax.eval_shape(lambda: init(jax.random.key(0)))
+
+
+def export(
+  config: ml_collections.ConfigDict, source: epath.PathLike, output: str | pathlib.Path
+) -> int:
+  """Writes weights as a detectron2 checkpoint under official names.
+
+  Args:
+    config: of the model.
+    source: a converted directory, or the workdir of a training run; of a run, `config.eval.step`
+      says which checkpoint.
+    output: new .pkl file.
+
+  Returns:
+    The number of names written.
+
+  Raises:
+    ValueError: the output is no new .pkl file, or the weights are of another model.
+    checkpoint.CheckpointError: there are no weights, or they cannot be read.
+  """
+  output = pathlib.Path(output)
+  if output.suffix != ".pkl" or output.exists():
+    reason = "exists already" if output.exists() else "is no .pkl file"
+    raise ValueError(f"--output={output} {reason}; name a new file that ends in .pkl")
+  params, stats = _read_weights(config, source)
+  saved = trees.flatten(params) | trees.flatten(stats)
+  params, stats = _as_in_model(config, saved, source)
+  arrays = official.to_official(config.model.name, params, stats)
+  readers.write_pickle(output, arrays)
+  return len(arrays)
+
+
+def _read_weights(config: ml_collections.ConfigDict, source: epath.PathLike) -> tuple[Any, Any]:
+  """Returns (params, stats) of a converted directory or of a training run."""
+  directory = build.checkpoint_directory(epath.Path(source).expanduser())
+  if not directory.exists():
+    params, stats, _ = checkpoint.load_weights(source)
+    return params, stats
+  with checkpoint.Checkpoints(directory) as run:
+    wanted = config.eval.step
+    step = {_LATEST: max(run.steps, default=None), _BEST: run.best_step}.get(wanted, wanted)
+    if step not in run.steps:
+      raise checkpoint.CheckpointError(
+        f"{directory} holds no checkpoint for config.eval.step={wanted}; there are {run.steps}"
+      )
+    state = run.read_raw(step)
+  return state["params"], state["stats"]
+
+
+def _as_in_model(
+  config: ml_collections.ConfigDict, saved: dict[str, np.ndarray], source: epath.PathLike
+) -> tuple[Any, Any]:
+  """Arranges saved leaves as the config's model has them; they must be of that model."""
+  head = [path for path in saved if path.endswith(("class_embed/bias", "classifier/bias"))]
+  extra = mask2former.CLASS_HEADS if config.model.name == "mask2former" else {}
+  num_classes = len(saved[head[0]]) - extra.get(config.model.class_head, 0) if head else 1
+  params, stats = abstract_weights(config, num_classes)
+  shapes = trees.flatten(params) | trees.flatten(stats)
+  wrong = [
+    f"{path} {leaf.shape}"
+    for path, leaf in saved.items()
+    if path not in shapes or shapes[path].shape != leaf.shape
+  ]
+  if head:  # a backbone alone may be incomplete
+    wrong += [f"{path} (not saved)" for path in shapes if path not in saved]
+  if wrong:
+    raise ValueError(
+      f"{source} holds other weights than the config's {config.model.name} with"
+      f" {config.model.backbone}, such as {wrong[0]}; {len(wrong)} names differ. Give the config"
+      " that they were converted or trained with"
+    )
+  return trees.fill(params, saved), trees.fill(stats, saved)
+
+
+def _define_flags() -> None:
+  config_flags.DEFINE_config_file(
+    "config", None, "Config file and its variants, FILE[:key=value,...].", lock_config=True
+  )
+  flags.DEFINE_enum("to", "ltss_jax", ["ltss_jax", "detectron2"], "Whose format to write.")
+  flags.DEFINE_string("source", None, "What to read: a file, or with --to=detectron2 a directory.")
+  flags.DEFINE_string("output", None, "What to write: a new directory, or a new .pkl file.")
+  flags.mark_flags_as_required(["config", "source", "output"])
+
+
+def main(argv: list[str]) -> None:
+  """Converts as the flags say and prints the report."""
+  del argv
+  console.setup_logging()
+  values = flags.FLAGS
+  with console.one_message_per_error():
+    if values.to == "detectron2":
+      count = export(values.config, values.source, values.output)
+      print(f"{count} names written to {values.output}")
+    else:
+      print(convert(values.config, values.source, values.output))
+      print(f"The weights are in {values.output}")
+
+
+if __name__ == "__main__":
+  _define_flags()
+  app.run(main, flags_parser=config_parsing.parse_flags)

@@ -1,0 +1,121 @@
+"""What an official checkpoint is, read off its names and shapes, and whether a config matches."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from ltss_jax.models import mask2former, resnet, swin, vit
+from ltss_jax.weights import names
+
+_CLASS_EMBED = "sem_seg_head.predictor.class_embed.bias"
+_EMPTY_WEIGHT = "criterion.empty_weight"
+_CLASSIFIER = "sem_seg_head.predictor.bias"
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+  """Facts about a checkpoint.
+
+  Attributes:
+    model: "mask2former" or "deeplabv3plus"; None for a backbone alone.
+    backbone: its name here; None where it is no backbone of a known size.
+    class_head: "softmax" or "seesaw"; None where there is none to choose.
+    num_classes: C; None for a backbone alone.
+  """
+
+  model: str | None
+  backbone: str | None
+  class_head: str | None
+  num_classes: int | None
+
+
+def describe(arrays: Mapping[str, np.ndarray], class_head: str) -> Description:
+  """Describes weights under official names.
+
+  Args:
+    arrays: official name -> array.
+    class_head: "softmax" or "seesaw", where a file without the loss's buffers does not tell.
+  """
+  backbone = _backbone(arrays)
+  if _CLASS_EMBED in arrays:
+    outputs = len(arrays[_CLASS_EMBED])
+    if names.COUNTS in arrays:
+      class_head = "seesaw"
+    elif _EMPTY_WEIGHT in arrays:
+      class_head = "softmax" if len(arrays[_EMPTY_WEIGHT]) == outputs else "seesaw"
+    num_classes = outputs - mask2former.CLASS_HEADS[class_head]
+    return Description("mask2former", backbone, class_head, num_classes)
+  if _CLASSIFIER in arrays:
+    return Description("deeplabv3plus", backbone, None, len(arrays[_CLASSIFIER]))
+  return Description(None, backbone, None, None)
+
+
+def _backbone(arrays: Mapping[str, np.ndarray]) -> str | None:
+  def count(pattern: str) -> int:
+    matches = (re.match(rf"backbone\.{pattern}", name) for name in arrays)
+    return len({match[1] for match in matches if match})
+
+  def width(name: str) -> int | None:
+    array = arrays.get(f"backbone.{name}")
+    return None if array is None else len(array)
+
+  depths = tuple(count(rf"res{stage}\.(\d+)\.conv1\.") for stage in (2, 3, 4, 5))
+  for name, config in resnet.CONFIGS.items():
+    if depths == config.depths and width("stem.conv1.weight") == config.stem_channels:
+      return name
+  depths = tuple(count(rf"layers\.{stage}\.blocks\.(\d+)\.") for stage in range(4))
+  for name, config in swin.CONFIGS.items():
+    if depths == config.depths and width("patch_embed.proj.weight") == config.channels:
+      return name
+  depth = count(r"blocks\.(\d+)\.")
+  for name, config in vit.CONFIGS.items():
+    if depth == config.depth and width("patch_embed.proj.weight") == config.channels:
+      return name
+  return None
+
+
+def check(
+  found: Description,
+  *,
+  model: str,
+  backbone: str,
+  class_head: str,
+  data: str,
+  num_classes: int | None,
+) -> None:
+  """Compares a checkpoint with what a config asks for.
+
+  Args:
+    found: in the checkpoint.
+    model: config.model.name.
+    backbone: config.model.backbone.
+    class_head: config.model.class_head.
+    data: config.data.name.
+    num_classes: of that data set; None leaves it to the checkpoint.
+
+  Raises:
+    ValueError: they differ; says what to choose.
+  """
+  if found.model not in (None, model):
+    raise ValueError(
+      f"the checkpoint is a {found.model}, the config asks for {model}; choose the variant"
+      f" model={found.model}"
+    )
+  if found.backbone not in (None, backbone):
+    raise ValueError(
+      f"the checkpoint's backbone is {found.backbone}, the config's {backbone}; choose the variant"
+      f" backbone={found.backbone}"
+    )
+  if found.class_head not in (None, class_head):
+    raise ValueError(
+      f"the checkpoint has a {found.class_head} class head, the config a {class_head} one; give"
+      f" --config.model.class_head={found.class_head}"
+    )
+  if None not in (found.num_classes, num_classes) and found.num_classes != num_classes:
+    raise ValueError(
+      f"the checkpoint's class head is for {found.num_classes} classes, the data set {data} has"
+      f" {num_classes}; choose the config of the data set that it was trained on, or"
+      " configs/folder.py, which takes the number from the checkpoint"
+    )

@@ -1,0 +1,94 @@
+"""Starting a model from saved weights: the whole of them, or a backbone."""
+
+import re
+from typing import Any
+
+import numpy as np
+
+from ltss_jax.weights import report, trees
+
+BACKBONE = "backbone"
+# Their shape follows from the number of classes; with another number they start afresh.
+_CLASS_LAYERS = ("transformer_decoder/class_embed/", "classifier/")
+_SEESAW_COUNTS = "transformer_decoder/seesaw_counts"
+# What backbones have beyond those that were trained on ImageNet: the norms of Swin's outputs, ViT's
+# pyramid and relative positions.
+_NOT_OF_IMAGENET = re.compile(
+  r"backbone/(norm\d/|res\d/\d/(kernel|bias|ln/)|blocks/\d+/attn/rel_pos_)"
+)
+
+
+def initial_weights(
+  params: Any, stats: Any, loaded_params: Any, loaded_stats: Any
+) -> tuple[Any, Any, str]:
+  """Puts saved weights into a freshly initialised model.
+
+  A leaf counts by its path, whether the model trains it (params) or not (stats). The layers whose
+  shape depends on the number of classes start afresh where it differs, and everything but the
+  backbone does where only a backbone was saved.
+
+  Args:
+    params: of the fresh model, nested dicts of arrays.
+    stats: likewise.
+    loaded_params: of the saved weights.
+    loaded_stats: likewise.
+
+  Returns:
+    (params, stats, text): of the fresh trees' structure and dtypes; the text says what starts
+    afresh (-) and what was not used (+).
+
+  Raises:
+    ValueError: weights are missing (-), left over (+) or of another shape (!); all are listed.
+  """
+  loaded = trees.flatten(loaded_params) | trees.flatten(loaded_stats)
+  fresh = trees.flatten(params) | trees.flatten(stats)
+  backbone_only = bool(loaded) and all(path.startswith(f"{BACKBONE}/") for path in loaded)
+  leaves, afresh, problems = dict(fresh), [], []
+  for path, leaf in fresh.items():
+    shape = tuple(leaf.shape)
+    if path in loaded and loaded[path].shape == shape:
+      leaves[path] = np.asarray(loaded[path], leaf.dtype)
+    elif _follows_classes(path) or (
+      path not in loaded and backbone_only and _beside_a_backbone(path)
+    ):
+      afresh.append(path)
+    elif path in loaded:
+      problems.append(f"! {path}: saved {tuple(loaded[path].shape)}, in the model {shape}")
+    else:
+      problems.append(f"- {path} {shape}: missing in the saved weights")
+  unused = [path for path in loaded if path not in fresh]
+  problems += [
+    f"+ {path} {tuple(loaded[path].shape)}: not part of the model"
+    for path in unused
+    if not _follows_classes(path)
+  ]
+  if problems:
+    raise ValueError(
+      "the saved weights do not fit this model; give those of the same model and backbone, or of"
+      " its backbone alone:\n" + report.problems_text(problems)
+    )
+  text = _text(len(fresh) - len(afresh), afresh, unused)
+  return trees.fill(params, leaves), trees.fill(stats, leaves), text
+
+
+def _beside_a_backbone(path: str) -> bool:
+  return not path.startswith(f"{BACKBONE}/") or bool(_NOT_OF_IMAGENET.match(path))
+
+
+def _follows_classes(path: str) -> bool:
+  return path.startswith(_CLASS_LAYERS) or path == _SEESAW_COUNTS
+
+
+def _text(taken: int, afresh: list[str], unused: list[str]) -> str:
+  """One line for each part of the model that starts afresh as a whole, names for the others."""
+  lines = [f"{taken} arrays from the saved weights, {len(afresh)} start afresh"]
+  inside = [path for path in afresh if path.startswith(f"{BACKBONE}/") or _follows_classes(path)]
+  parts: dict[str, int] = {}
+  for path in afresh:
+    if path not in inside:
+      part = path.split("/")[0]
+      parts[part] = parts.get(part, 0) + 1
+  lines += [f"- {part}/ ({count} arrays)" for part, count in parts.items()]
+  lines += [f"- {group}" for group in report.grouped(inside)]
+  lines += [f"+ {group}: not used" for group in report.grouped(unused)]
+  return "\n".join(lines)

@@ -1,0 +1,120 @@
+"""Official (detectron2) names and layouts of the models here.
+
+Every parameter has one path here and one name there; `official_name` and the layout functions are
+all that the two conversions know.
+"""
+
+import re
+
+import numpy as np
+
+_LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+
+_DEEPLAB_HEAD = "sem_seg_head/decoder"
+_DEEPLABV3PLUS = (
+  (r"^aspp/image_pool", f"{_DEEPLAB_HEAD}/res5/project_conv/convs/4/1"),
+  (r"^aspp/branches/", f"{_DEEPLAB_HEAD}/res5/project_conv/convs/"),
+  (r"^aspp/project", f"{_DEEPLAB_HEAD}/res5/project_conv/project"),
+  (r"^low_level", f"{_DEEPLAB_HEAD}/res2/project_conv"),
+  (r"^fuse/", f"{_DEEPLAB_HEAD}/res2/fuse_conv/"),
+  (r"^classifier", "sem_seg_head/predictor"),
+)
+_PIXEL_DECODER = "sem_seg_head/pixel_decoder"
+_PREDICTOR = "sem_seg_head/predictor"
+_MASK2FORMER = (
+  (r"^pixel_decoder/input_proj/(\d+)/conv/", rf"{_PIXEL_DECODER}/input_proj/\1/0/"),
+  (r"^pixel_decoder/input_proj/(\d+)/norm/", rf"{_PIXEL_DECODER}/input_proj/\1/1/"),
+  (r"^pixel_decoder/level_embed$", f"{_PIXEL_DECODER}/transformer/level_embed"),
+  (r"^pixel_decoder/layers/", f"{_PIXEL_DECODER}/transformer/encoder/layers/"),
+  (r"^pixel_decoder/", f"{_PIXEL_DECODER}/"),
+  (
+    r"^transformer_decoder/cross_attention/(\d+)/attn/",
+    rf"{_PREDICTOR}/transformer_cross_attention_layers/\1/multihead_attn/",
+  ),
+  (
+    r"^transformer_decoder/self_attention/(\d+)/attn/",
+    rf"{_PREDICTOR}/transformer_self_attention_layers/\1/self_attn/",
+  ),
+  (
+    r"^transformer_decoder/(cross|self)_attention/",
+    rf"{_PREDICTOR}/transformer_\1_attention_layers/",
+  ),
+  (r"^transformer_decoder/ffn/", f"{_PREDICTOR}/transformer_ffn_layers/"),
+  (r"^transformer_decoder/mask_embed/", f"{_PREDICTOR}/mask_embed/layers/"),
+  (r"^transformer_decoder/(query_feat|query_embed|level_embed)$", rf"{_PREDICTOR}/\1/kernel"),
+  (r"^transformer_decoder/seesaw_counts$", "criterion/seesaw_loss/cum_samples"),
+  (r"^transformer_decoder/", f"{_PREDICTOR}/"),
+)
+_MODELS = {"deeplabv3plus": _DEEPLABV3PLUS, "mask2former": _MASK2FORMER}
+_EVERY_MODEL = (
+  (r"^backbone/stem/", "backbone/stem/conv1/"),  # a ResNet's
+  (r"/in_proj/kernel$", "/in_proj_weight"),
+  (r"/in_proj/bias$", "/in_proj_bias"),
+  (r"/conv/(kernel|bias)$", r"/\1"),
+)
+# Of the plain ViT's pyramid: there I O kh kw, here kh kw I O.
+_TRANSPOSED_CONVOLUTION = re.compile(r"backbone/res[23]/2/kernel")
+
+# Buffers that follow from the model: dropped when read, made anew when written.
+REGENERATED = re.compile(
+  r"(.*\.)?(num_batches_tracked|relative_position_index)|criterion\.empty_weight"
+)
+COUNTS = "criterion.seesaw_loss.cum_samples"  # all zero where a file has none
+PIXEL_BUFFERS = ("pixel_mean", "pixel_std")
+
+
+def official_name(model: str, path: str) -> str:
+  """Names a leaf as the official checkpoint does.
+
+  Args:
+    model: "mask2former" or "deeplabv3plus".
+    path: of a leaf in params or stats, with slashes: "backbone/res2/0/conv1/conv/kernel".
+
+  Returns:
+    The official name: "backbone.res2.0.conv1.weight".
+  """
+  for pattern, replacement in _MODELS[model]:
+    path, count = re.subn(pattern, replacement, path)
+    if count:
+      break
+  for pattern, replacement in _EVERY_MODEL:
+    path = re.sub(pattern, replacement, path)
+  module, _, leaf = path.rpartition("/")
+  return f"{module}/{_LEAVES.get(leaf, leaf)}".replace("/", ".")
+
+
+def from_official_layout(path: str, array: np.ndarray) -> np.ndarray:
+  """Linear O I -> I O, convolutions O I kh kw -> kh kw I O; everything else stays as it is."""
+  if not path.endswith("/kernel"):
+    return array
+  if array.ndim == 4:
+    in_to_out = _TRANSPOSED_CONVOLUTION.fullmatch(path)
+    return array.transpose(2, 3, 0, 1) if in_to_out else array.transpose(2, 3, 1, 0)
+  return array.T
+
+
+def to_official_layout(path: str, array: np.ndarray) -> np.ndarray:
+  """The inverse of `from_official_layout`."""
+  if not path.endswith("/kernel"):
+    return array
+  if array.ndim == 4:
+    in_to_out = _TRANSPOSED_CONVOLUTION.fullmatch(path)
+    return array.transpose(2, 3, 0, 1) if in_to_out else array.transpose(3, 2, 0, 1)
+  return array.T
+
+
+def upgrade(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Renames what older releases of Mask2Former named otherwise.
+
+  Version 1 had no `pixel_decoder` in its names, and `static_query` for `query_feat`.
+  """
+  head = "sem_seg_head."
+  old_head = any(name.startswith(f"{head}predictor.transformer_") for name in arrays) and not any(
+    name.startswith(f"{head}pixel_decoder.") for name in arrays
+  )
+  renamed = {}
+  for name, array in arrays.items():
+    if old_head and name.startswith(head) and not name.startswith(f"{head}predictor."):
+      name = name.replace(head, f"{head}pixel_decoder.", 1)
+    renamed[name.replace(".static_query.", ".query_feat.")] = array
+  return renamed

@@ -1,0 +1,226 @@
+"""ImageNet backbones: torchvision's and detectron2's ResNet, Swin, MAE's ViT."""
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from ltss_jax.models import backbones
+from ltss_jax.weights import imagenet, names, official, trees
+from ltss_jax.weights.report import Report
+
+
+def abstract(backbone):
+  """(params, stats) of a backbone within a model, as shapes."""
+  config = backbones.BackboneConfig(backbone)
+  module = nnx.eval_shape(lambda: backbones.build(config, rngs=nnx.Rngs(0)))
+  _, params, stats = nnx.split(module, nnx.Param, nnx.BatchStat)
+  return {"backbone": nnx.to_pure_dict(params)}, {"backbone": nnx.to_pure_dict(stats)}
+
+
+def official_arrays(backbone):
+  """Random weights of a backbone under official names, without "backbone."."""
+  rng = np.random.default_rng(0)
+  arrays = {}
+  for tree in abstract(backbone):
+    for path, leaf in trees.flatten(tree).items():
+      array = rng.standard_normal(leaf.shape).astype(np.float32)
+      name = names.official_name("mask2former", path).removeprefix("backbone.")
+      arrays[name] = names.to_official_layout(path, array)
+  return arrays
+
+
+def load(backbone, arrays):
+  """What the conversion does with a backbone file."""
+  found = imagenet.recognise(arrays)
+  params, stats = abstract(backbone)
+  imagenet.fit_tables(found, official.official_shapes("mask2former", params, stats))
+  done = Report(dropped=found.dropped, changed=found.changed)
+  params, stats = official.load_official(
+    "mask2former", params, stats, found.arrays, may_miss=found.afresh, done=done
+  )
+  return found, trees.flatten(params) | trees.flatten(stats), done
+
+
+def torchvision_name(name):
+  """The inverse of the renaming, from detectron2's names."""
+  parts = name.split(".")
+  if parts[0].startswith("res"):
+    parts[0] = f"layer{int(parts[0][3:]) - 1}"
+  else:
+    parts = parts[1:]  # stem
+  if "shortcut" in parts:
+    at = parts.index("shortcut")
+    parts[at : at + 2] = (
+      ["downsample", "1"] if parts[at + 1] == "norm" else ["downsample", "0", parts[at + 1]]
+    )
+  elif "norm" in parts:
+    at = parts.index("norm")
+    parts[at - 1 : at + 1] = [f"bn{parts[at - 1][4:]}"]
+  return ".".join(parts)
+
+
+def resnet_file(kind):
+  arrays = official_arrays("resnet_small")
+  if kind == "torchvision":
+    arrays = {torchvision_name(name): array for name, array in arrays.items()}
+    arrays |= {"fc.weight": np.zeros((10, 256)), "fc.bias": np.zeros(10)}
+    arrays["bn1.num_batches_tracked"] = np.array(5)
+  elif kind == "backbone":
+    arrays = {f"backbone.{name}": array for name, array in arrays.items()}
+  else:  # what Mask2Former's conversion of torchvision's file makes
+    arrays |= {"stem.fc.weight": np.zeros((10, 256)), "stem.fc.bias": np.zeros(10)}
+  return arrays
+
+
+@pytest.mark.parametrize("kind", ["torchvision", "detectron2", "backbone"])
+def test_resnet_files(kind):
+  arrays = resnet_file(kind)
+  found, leaves, done = load("resnet_small", arrays)
+  assert found.title == f"{'torchvision' if kind == 'torchvision' else 'detectron2'} ResNet"
+  expected = official_arrays("resnet_small")
+  assert done.converted == len(leaves) == len(expected)
+  for path, leaf in leaves.items():
+    name = names.official_name("mask2former", path).removeprefix("backbone.")
+    np.testing.assert_array_equal(names.to_official_layout(path, leaf), expected[name])
+  assert done.missing == []
+  assert len(done.dropped) == (0 if kind == "backbone" else 2)
+
+
+def test_the_names_are_torchvisions_own():
+  torchvision = pytest.importorskip("torchvision")
+  arrays = {k: v.numpy() for k, v in torchvision.models.resnet50().state_dict().items()}
+  _, leaves, done = load("resnet50", arrays)
+  assert (done.converted, done.missing, done.dropped) == (265, [], ["fc.weight", "fc.bias"])
+  kernel = arrays["layer3.5.conv2.weight"].transpose(2, 3, 1, 0)
+  np.testing.assert_array_equal(leaves["backbone/res4/5/conv2/conv/kernel"], kernel)
+  shortcut = arrays["layer2.0.downsample.1.running_var"]
+  np.testing.assert_array_equal(leaves["backbone/res3/0/shortcut/norm/var"], shortcut)
+
+
+def swin_file(window):
+  """A classifier's file: no norms of the outputs; a norm, a head and buffers beside."""
+  arrays = {k: v for k, v in official_arrays("swin_mini").items() if not k.startswith("norm")}
+  rng = np.random.default_rng(1)
+  for name in arrays:
+    if name.endswith("table"):
+      shape = ((2 * window - 1) ** 2, arrays[name].shape[1])
+      arrays[name] = rng.standard_normal(shape).astype(np.float32)
+  index = "layers.0.blocks.0.attn.relative_position_index"
+  arrays[index] = np.zeros((window**2, window**2), np.int64)
+  arrays["layers.0.blocks.1.attn_mask"] = np.zeros((64, 49, 49), np.float32)
+  arrays |= {"norm.weight": np.ones(128), "norm.bias": np.ones(128)}
+  return arrays | {"head.weight": np.ones((21841, 128)), "head.bias": np.ones(21841)}
+
+
+def test_swin_files():
+  arrays = swin_file(window=4)
+  found, leaves, done = load("swin_mini", arrays)
+  assert found.title == "Swin"
+  assert sorted(done.missing) == [
+    f"backbone.norm{i}.{leaf}" for i in range(4) for leaf in ("bias", "weight")
+  ]
+  assert done.dropped == [
+    "layers.0.blocks.1.attn_mask",
+    "norm.weight",
+    "norm.bias",
+    "head.weight",
+    "head.bias",
+  ]
+  table = "layers.2.blocks.1.attn.relative_position_bias_table"
+  np.testing.assert_array_equal(leaves[f"backbone/{table.replace('.', '/')}"], arrays[table])
+  assert "backbone/norm0/scale" not in leaves
+  assert "- backbone.norm*.weight (4): not in the file, starts afresh" in str(done)
+  assert "+ head.bias: not part of the model, dropped" in str(done)
+
+
+def test_swin_tables_are_resized_to_another_window():
+  arrays = swin_file(window=7)
+  _, leaves, done = load("swin_mini", arrays)
+  table = leaves["backbone/layers/1/blocks/0/attn/relative_position_bias_table"]
+  assert table.shape == (49, 2)
+  expected = imagenet.resize_square(
+    arrays["layers.1.blocks.0.attn.relative_position_bias_table"], 49
+  )
+  np.testing.assert_array_equal(table, expected)
+  assert len(done.changed) == 6
+  assert (
+    "~ backbone.layers.1.blocks.0.attn.relative_position_bias_table: resized, (169, 2) -> (49, 2)"
+    in str(done)
+  )
+
+
+def mae_file(grid):
+  arrays = {
+    name: array
+    for name, array in official_arrays("vit_mini").items()
+    if not name.startswith("res") and "rel_pos" not in name
+  }
+  rng = np.random.default_rng(1)
+  arrays["pos_embed"] = rng.standard_normal((1, 1 + grid * grid, 32)).astype(np.float32)
+  arrays |= {"cls_token": np.ones((1, 1, 32)), "mask_token": np.ones((1, 1, 16))}
+  return arrays | {"decoder_pos_embed": np.ones((1, 17, 16)), "decoder_embed.bias": np.ones(16)}
+
+
+def test_mae_files():
+  arrays = mae_file(grid=4)
+  found, leaves, done = load("vit_mini", arrays)
+  assert found.title == "MAE ViT"
+  np.testing.assert_array_equal(leaves["backbone/pos_embed"], arrays["pos_embed"][:, 1:])
+  assert set(done.dropped) == {"cls_token", "mask_token", "decoder_pos_embed", "decoder_embed.bias"}
+  assert {name.split(".")[1] for name in done.missing} == {"res2", "res3", "res4", "res5", "blocks"}
+  assert all("rel_pos" in name for name in done.missing if "blocks" in name)
+  patch = leaves["backbone/patch_embed/proj/kernel"]
+  np.testing.assert_array_equal(patch, arrays["patch_embed.proj.weight"].transpose(2, 3, 1, 0))
+
+
+def test_mae_position_embeddings_are_resized_to_another_grid():
+  arrays = mae_file(grid=6)
+  _, leaves, done = load("vit_mini", arrays)
+  expected = imagenet.resize_square(arrays["pos_embed"][0, 1:], 16)[None]
+  np.testing.assert_array_equal(leaves["backbone/pos_embed"], expected)
+  assert done.changed == [
+    "backbone.pos_embed: without the entry of the class token",
+    "backbone.pos_embed: resized, (1, 36, 32) -> (1, 16, 32)",
+  ]
+
+
+@pytest.mark.parametrize("remove", ["blocks.1.mlp.fc1.bias", "norm.weight"])
+def test_what_the_file_should_have_is_still_required(remove):
+  arrays = mae_file(grid=4)
+  del arrays[remove]
+  with pytest.raises(ValueError, match=rf"- backbone.{remove} .*: missing in the checkpoint"):
+    load("vit_mini", arrays)
+
+
+def test_unknown_and_caffe2_names():
+  with pytest.raises(ValueError, match="names of no known kind, such as a, b, c; known are"):
+    imagenet.recognise(dict.fromkeys("dcba", np.zeros(1)))
+  with pytest.raises(ValueError, match="Caffe2 ResNet.*take torchvision's"):
+    imagenet.recognise({"conv1_w": np.zeros(1)})
+
+
+def test_resize_by_hand():
+  # A row of one is constant; twice as many cells of (0, 1) at -0.25 and 0.25 from the first cell,
+  # clamped: weights of cubic convolution with a = -0.75 at distances 0.25 and 0.75, 1.25, 1.75.
+  near, far = 0.87890625, 0.26171875
+  outer, outmost = -0.10546875, -0.03515625
+  table = np.array([[0.0], [1.0], [0.0], [1.0]])  # [2, 2]: columns 0 and 1
+  resized = imagenet.resize_square(table, 16).reshape(4, 4)
+  # Column 0 lies at -0.25: cells -2 .. 1 at distances 1.75, 0.75, 0.25, 1.25; only cell 1 is 1.
+  # Column 1 lies at 0.25: cells -1 .. 2 at distances 1.25, 0.25, 0.75, 1.75.
+  row = [outer, far + outmost, 1 - far - outmost, 1 - outer]
+  np.testing.assert_allclose(resized, np.tile(row, (4, 1)), atol=1e-6)
+  assert near + far + outer + outmost == 1
+  with pytest.raises(ValueError, match="a position table of 5 entries cannot become one of 16"):
+    imagenet.resize_square(np.zeros((5, 1)), 16)
+
+
+@pytest.mark.parametrize(("side", "new_side"), [(13, 23), (23, 13), (14, 20)])
+def test_resize_is_torchs(side, new_side):
+  torch = pytest.importorskip("torch")
+  table = np.random.default_rng(0).standard_normal((side * side, 3)).astype(np.float32)
+  square = torch.from_numpy(table.T.reshape(1, 3, side, side))
+  judge = torch.nn.functional.interpolate(square, size=(new_side, new_side), mode="bicubic")
+  expected = judge.numpy().reshape(3, -1).T
+  # Float32 round-off, also of torch's sample positions, which shifts a sample by about 1e-6 cells.
+  np.testing.assert_allclose(imagenet.resize_square(table, new_side**2), expected, atol=2e-5)
