@@ -67,11 +67,17 @@ def hard_pixel_mining() -> None:
 def labels_at_original_size() -> None:
   """Blockwise resize and argmax against resizing everything, 171 classes to 640 x 480."""
   scores = jax.random.normal(jax.random.key(0), (1, 128, 171, 171))
-  rows = tuple(x[None] for x in resize_labels.bilinear_taps(128, 480, 480))
-  columns = tuple(x[None] for x in resize_labels.bilinear_taps(171, 640, 640))
+  taps = resize_labels.bilinear_taps(128, 480, 480), resize_labels.bilinear_taps(171, 640, 640)
+
+  def labels(scores):
+    def block(start, count):
+      return jax.lax.dynamic_slice_in_dim(scores[0], start, count, axis=-1)
+
+    return resize_labels.argmax(block, 171, 480 * 640, taps)
+
   compare(
-    "resize and argmax in blocks of rows",
-    lambda s: resize_labels.resized_argmax(s, rows, columns),
+    "resize and argmax by gathers",
+    labels,
     "jax.image.resize",
     lambda s: jnp.argmax(
       jax.image.resize(s, (1, 480, 640, 171), "bilinear", antialias=False), axis=-1
@@ -87,13 +93,19 @@ def training_and_evaluation() -> None:
   with tempfile.TemporaryDirectory() as data_dir:
     config.data.dir = data_dir
     config, dataset = dataset_lib.prepare_run(config)
-    architecture = build.build_architecture(config, dataset)
-    transform = optimizer.make_optimizer(build.optimizer_config(config), architecture.decays)
     mesh = mesh_lib.data_mesh()
+    architecture = build.build_architecture(
+      config,
+      num_classes=dataset.metadata.num_classes,
+      ignore_label=dataset.metadata.ignore_label,
+      mesh=mesh,
+    )
+    transform = optimizer.make_optimizer(build.optimizer_config(config), architecture.decays)
     state = train_step.init_state(architecture, transform, config.seed, mesh)
     step = train_step.make_train_step(architecture, transform, mesh, seed=0, log_every_steps=_STEPS)
     source = prepared.open_source(dataset.directory, "train")
-    with pipeline.train_iterator(source, build.train_pipeline_config(config, dataset)) as batches:
+    pipeline_config = build.train_pipeline_config(config, dataset, architecture.max_targets)
+    with pipeline.train_iterator(source, pipeline_config) as batches:
       state, metrics = step(state, mesh_lib.put_batch(next(batches), mesh))
       jax.block_until_ready(metrics)
       start, waited = time.perf_counter(), 0.0

@@ -22,7 +22,7 @@ from configs import validation
 EXIT_CODE = 2  # what shells and argparse use for a wrong command line
 FLAG = "config"
 
-_NO_CONFIG_FILES = {"__init__", "common", "derive", "flags", "validation"}
+_NO_CONFIG_FILES = {"__init__", "common", "derive", "flags", "validation", "variants"}
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

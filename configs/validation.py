@@ -18,12 +18,30 @@ CHOICES = {
     "ade20k",
     "mhp_v2",
   ),
-  "model.name": ("deeplabv3plus",),
-  "model.backbone": ("resnet50", "resnet101", "resnet_small"),
+  "model.name": ("mask2former", "deeplabv3plus"),
+  "model.backbone": (
+    "resnet50",
+    "resnet101",
+    "swin_t",
+    "swin_s",
+    "swin_b",
+    "swin_l",
+    "vit_b",
+    "resnet_small",
+    "swin_mini",  # this and the next are for tests
+    "vit_mini",
+  ),
+  "model.backbone_norm": ("frozen_batch_norm", "batch_norm"),
+  "model.class_head": ("softmax", "seesaw"),
   "model.dtype": ("float32", "bfloat16"),
   "model.image_pooling": ("global", "window"),
+  "loss.matcher": ("scipy", "optax"),
   "optimizer.name": ("sgd", "adamw"),
 }
+
+_RESNETS = ("resnet50", "resnet101", "resnet_small")
+# The decoders' group norms have 32 groups.
+_CHANNEL_GROUPS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +52,10 @@ class Range:
   high: float = math.inf
   low_open: bool = False
   high_open: bool = False
-  or_zero: bool = False  # 0 is valid too, with a meaning of its own
+  special: float | None = None  # valid too, with a meaning of its own
 
   def __contains__(self, value: float) -> bool:
-    if self.or_zero and value == 0:
+    if value == self.special:
       return True
     above = value > self.low if self.low_open else value >= self.low
     below = value < self.high if self.high_open else value <= self.high
@@ -45,8 +63,8 @@ class Range:
 
   def __str__(self) -> str:
     low = f"greater than {self.low}" if self.low_open else f"at least {self.low}"
-    if self.or_zero:
-      low = f"0 or {low}"
+    if self.special is not None:
+      low = f"{self.special} or {low}"
     if self.high == math.inf:
       return low
     return f"{low} and {'less than' if self.high_open else 'at most'} {self.high}"
@@ -57,8 +75,8 @@ class Range:
       return None
     if value >= self.high:
       return None if self.high_open or self.high == math.inf else self.high
-    if self.or_zero and value < self.low / 2:
-      return 0
+    if self.special is not None and value - self.special < self.low - value:
+      return self.special
     return None if self.low_open else self.low
 
 
@@ -66,6 +84,7 @@ _POSITIVE = Range(0, low_open=True)
 _COUNT = Range(1)
 _COUNT_OR_0 = Range(0)
 _PROBABILITY = Range(0, 1, high_open=True)
+_WEIGHT = Range(0)
 
 # The smallest crop has one cell at the backbone's stride of 16 to spare on each axis.
 _SMALLEST_CROP = 32
@@ -74,18 +93,34 @@ RANGES = {
   "seed": Range(0, 2**32 - 1),
   "batch_size": _COUNT,
   "data.ignore_label": Range(0, 2**16 - 1),
-  "data.crop_size": Range(_SMALLEST_CROP, or_zero=True),
-  "data.base_size": Range(_SMALLEST_CROP, or_zero=True),
+  "data.crop_size": Range(_SMALLEST_CROP, special=0),
+  "data.base_size": Range(_SMALLEST_CROP, special=0),
   "data.min_factor": _POSITIVE,
   "data.max_factor": _POSITIVE,
   "data.max_size": Range(_SMALLEST_CROP),
   "data.num_workers": _COUNT_OR_0,
   "data.prefetch": _COUNT,
+  "model.drop_path": Range(0, 1, high_open=True, special=-1),
+  "model.channels": _COUNT,
+  "model.num_queries": _COUNT,
+  "model.encoder_layers": _COUNT,
+  "model.decoder_layers": _COUNT,
+  "model.num_heads": _COUNT,
+  "model.encoder_width": _COUNT,
+  "model.decoder_width": _COUNT,
+  "model.max_targets": _COUNT,
   "model.aspp_channels": _COUNT,
   "model.aspp_dropout": _PROBABILITY,
   "model.low_level_channels": _COUNT,
   "model.decoder_channels": _COUNT,
   "loss.hard_pixel_fraction": Range(0, 1, low_open=True),
+  "loss.num_points": _COUNT,
+  "loss.oversample_ratio": Range(1),
+  "loss.importance_sample_ratio": Range(0, 1),
+  "loss.class_weight": _WEIGHT,
+  "loss.mask_weight": _WEIGHT,
+  "loss.dice_weight": _WEIGHT,
+  "loss.no_object_weight": _WEIGHT,
   "optimizer.learning_rate": _POSITIVE,
   "optimizer.momentum": _PROBABILITY,
   "optimizer.b1": _PROBABILITY,
@@ -98,6 +133,7 @@ RANGES = {
   "train.steps": _COUNT_OR_0,
   "train.grad_accumulation": _COUNT,
   "train.log_every_steps": _COUNT,
+  "train.max_nonfinite_steps": _COUNT_OR_0,
   "eval.every_steps": _COUNT_OR_0,
   "eval.min_size": _COUNT_OR_0,
   "eval.max_size": _COUNT,
@@ -150,6 +186,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
       proposal = "" if nearest is None else f"; nearest valid: {nearest}"
       raise ValueError(f"config.{field}={value!r} must be {valid}{proposal}")
   _validate_dilations(config.model.aspp_dilations)
+  _validate_model(config.model)
   _validate_pairs(config)
 
 
@@ -160,6 +197,30 @@ def _validate_dilations(dilations: tuple) -> None:
     raise ValueError(
       f"config.model.aspp_dilations={dilations!r} must be whole numbers of at least 1,"
       " as in (6, 12, 18)"
+    )
+
+
+def _validate_model(model: ml_collections.ConfigDict) -> None:
+  """Checks the model's fields against each other."""
+  if model.name == "deeplabv3plus":
+    if model.backbone not in _RESNETS:
+      raise ValueError(
+        f"config.model.backbone={model.backbone!r} does not fit config.model.name='deeplabv3plus',"
+        f" which needs a ResNet: {', '.join(_RESNETS)}; model=mask2former takes every backbone"
+      )
+    return  # the rest is of Mask2Former
+  if model.channels % _CHANNEL_GROUPS:
+    nearest = max(1, round(model.channels / _CHANNEL_GROUPS)) * _CHANNEL_GROUPS
+    raise ValueError(
+      f"config.model.channels={model.channels} must be a multiple of {_CHANNEL_GROUPS}, the groups"
+      f" of the decoders' group norms; nearest valid: {nearest}"
+    )
+  if model.channels % model.num_heads:
+    heads = [n for n in range(1, model.channels + 1) if model.channels % n == 0]
+    nearest = min(heads, key=lambda n: abs(n - model.num_heads))
+    raise ValueError(
+      f"config.model.channels={model.channels} does not divide into config.model.num_heads="
+      f"{model.num_heads} equal heads; nearest valid: {nearest} heads"
     )
 
 

@@ -43,6 +43,9 @@ class TrainPipelineConfig:
     flip_pairs: train ids that swap under a flip.
     num_workers: worker processes; 0 prepares batches in threads of this process.
     prefetch: batches prepared ahead, by all threads or workers together (each worker at least 1).
+    max_targets: T, how many present classes are listed per image; 0 lists none.
+    class_counts: of every class in the training set; where more than T classes are present in a
+      crop, the most frequent are left out of the list.
   """
 
   batch_size: int
@@ -59,6 +62,8 @@ class TrainPipelineConfig:
   flip_pairs: Sequence[tuple[int, int]] = ()
   num_workers: int = 0
   prefetch: int = 2
+  max_targets: int = 0
+  class_counts: tuple[int, ...] = ()
 
   def __post_init__(self):
     for field, least in (("batch_size", 1), ("crop_size", 1), ("num_workers", 0), ("prefetch", 1)):
@@ -99,19 +104,50 @@ class TrainBatches:
     self._first_row = process_index * self.rows
     self._sampling = sampling.EpochShuffle(self.num_records, config.seed)
     self._transforms = config.transforms()
+    self._class_counts = np.asarray(config.class_counts)
 
   def __getitem__(self, batch: int) -> dict[str, np.ndarray]:
-    """{"image": uint8 [B/P, S, S, 3], "label": uint8 or uint16 [B/P, S, S]} of a global batch."""
+    """This process's rows of a global batch, keys and shapes as in `train_iterator`."""
     first = batch * self.config.batch_size + self._first_row
     examples = [self._example(position) for position in range(first, first + self.rows)]
-    return {key: np.stack([example[key] for example in examples]) for key in ("image", "label")}
+    keys = ["image", "label"] + ["classes", "dropped_classes"] * bool(self.config.max_targets)
+    return {key: np.stack([example[key] for example in examples]) for key in keys}
 
   def _example(self, position: int) -> transforms.Example:
     example = read_record(self._source, self._sampling.record_index(position))
     rng = np.random.default_rng((self.config.seed, position))
     for transform in self._transforms:
       example = transform(example, rng)
+    if self.config.max_targets:
+      example["classes"], example["dropped_classes"] = present_classes(
+        example["label"], self.config.max_targets, self._class_counts
+      )
     return example
+
+
+def present_classes(
+  label: np.ndarray, max_targets: int, class_counts: np.ndarray
+) -> tuple[np.ndarray, np.int32]:
+  """Lists the classes of a label map; where they are too many, the most frequent are left out.
+
+  Args:
+    label: [H, W] integers; a value that is no class (the ignore label) is not listed.
+    max_targets: T, how many may be listed.
+    class_counts: [C], of each class in the whole training set.
+
+  Returns:
+    (int32 [T] ascending, -1 behind the last; int32 number of classes left out).
+  """
+  pixels = np.bincount(label.ravel(), minlength=len(class_counts))[: len(class_counts)]
+  present = np.flatnonzero(pixels)
+  if len(present) > max_targets:
+    rarest = np.argsort(class_counts[present], kind="stable")[:max_targets]
+    listed = np.sort(present[rarest])
+  else:
+    listed = present
+  classes = np.full(max_targets, -1, np.int32)
+  classes[: len(listed)] = listed
+  return classes, np.int32(len(present) - len(listed))
 
 
 def read_record(source: Any, index: int) -> dict[str, Any]:
@@ -271,7 +307,9 @@ def train_iterator(
     start_batch: number of the first global batch.
 
   Returns:
-    Iterator of {"image": uint8 [B/P, S, S, 3], "label": uint8 or uint16 [B/P, S, S]}.
+    Iterator of {"image": uint8 [B/P, S, S, 3], "label": uint8 or uint16 [B/P, S, S]}; with
+    `max_targets` also "classes" int32 [B/P, T], the classes that are present, ascending, -1 behind
+    the last, and "dropped_classes" int32 [B/P], how many were present but not listed.
 
   Raises:
     ValueError: if batch_size does not divide over the processes or the source is empty.

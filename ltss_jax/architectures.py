@@ -1,18 +1,23 @@
 """What the train step and the evaluation need of a model: the seam where architectures plug in."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
 
-from ltss_jax.losses import pixel
-from ltss_jax.models import deeplabv3plus, functional
+from ltss_jax import resize_labels
+from ltss_jax.losses import mask_criterion, pixel
+from ltss_jax.models import deeplabv3plus, mask2former
 
 # Mean and standard deviation of ImageNet's RGB values in 0-255, as the release normalises.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
+
+Batch = dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,20 +25,28 @@ class Architecture:
   """A model with its loss and its inference, as pure functions.
 
   Attributes:
+    num_classes: C.
     init: key -> (params, stats).
-    loss: (params, stats, image [B, H, W, 3] normalised, label [B, H, W], rng) ->
-      (scalar, (new stats, {"loss term": scalar})).
+    loss: (params, stats, batch, rng) -> (scalar, (new stats, {"loss term": scalar})); the batch
+      holds "image" [B, H, W, 3] normalised, "label" [B, H, W], and "classes" and
+      "dropped_classes" where `max_targets` asks the input pipeline for them.
     loss_terms: the names in that dict.
-    scores: (params, stats, image [B, H, W, 3] normalised) -> [B, H, W, C] float32; the class with
-      the largest score wins.
+    predict: (params, stats, image [B, H, W, 3] normalised) -> prediction, a tree of [B, ...].
+    score_blocks: (prediction of one image, without its batch axis, (H, W)) -> function that gives
+      the float32 scores of a block of classes at the input's size; the class with the largest
+      score wins.
     decays: whether weight decay applies to a parameter path.
+    max_targets: T, how many classes of one image the loss can take; 0 for all.
   """
 
+  num_classes: int
   init: Callable[[jax.Array], tuple[Any, Any]]
   loss: Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
   loss_terms: tuple[str, ...]
-  scores: Callable[[Any, Any, jax.Array], jax.Array]
+  predict: Callable[[Any, Any, jax.Array], Any]
+  score_blocks: Callable[[Any, tuple[int, int]], resize_labels.ScoreBlocks]
   decays: Callable[[str], bool]
+  max_targets: int = 0
 
 
 def normalize(image: jax.Array) -> jax.Array:
@@ -51,7 +64,7 @@ def deeplabv3plus_architecture(
     hard_pixel_fraction: share of all pixels of the batch, the hardest, that make the loss.
     ignore_label: label of the pixels that belong to no class.
   """
-  model = functional.functional(lambda rngs: deeplabv3plus.DeepLabV3Plus(config, rngs=rngs))
+  model = deeplabv3plus.functions(config)
 
   # Recomputed in the backward pass: full-size logits of 847 classes would fill an accelerator.
   @jax.checkpoint
@@ -59,13 +72,136 @@ def deeplabv3plus_architecture(
     logits = deeplabv3plus.full_resolution(logits, *label.shape[1:])  # [B, H, W, C]
     return pixel.cross_entropy(logits, label, ignore_label)  # [B, H, W]
 
-  def loss(params, stats, image, label, rng):
-    logits, stats = model.apply(params, stats, image, train=True, rng=rng)
-    value = pixel.hard_pixel_mean(pixel_loss(logits, label), hard_pixel_fraction)
+  def loss(params, stats, batch, rng):
+    logits, stats = model.apply(params, stats, batch["image"], train=True, rng=rng)
+    value = pixel.hard_pixel_mean(pixel_loss(logits, batch["label"]), hard_pixel_fraction)
     return value, (stats, {"loss": value})
 
-  def scores(params, stats, image):
-    logits, _ = model.apply(params, stats, image, train=False)
-    return deeplabv3plus.full_resolution(logits, *image.shape[1:3])
+  def predict(params, stats, image):
+    return model.apply(params, stats, image, train=False)[0]
 
-  return Architecture(model.init, loss, ("loss",), scores, lambda path: "/norm/" not in path)
+  def score_blocks(logits, size):
+    def block(start, count):
+      part = jax.lax.dynamic_slice_in_dim(logits, start, count, axis=-1)
+      return deeplabv3plus.full_resolution(part[None], *size)[0]
+
+    return block
+
+  return Architecture(
+    num_classes=config.num_classes,
+    init=model.init,
+    loss=loss,
+    loss_terms=("loss",),
+    predict=predict,
+    score_blocks=score_blocks,
+    decays=lambda path: "/norm/" not in path,
+  )
+
+
+# Without weight decay: the norms, the query and decoder level embeddings, Swin's position tables.
+_MASK2FORMER_UNDECAYED = re.compile(
+  r"(norm\d?|/ln)/(scale|bias)$"
+  r"|^transformer_decoder/(query_feat|query_embed|level_embed)$"
+  r"|/relative_position_bias_table$"
+)
+
+
+def mask2former_architecture(
+  config: mask2former.Mask2FormerConfig,
+  criterion: mask_criterion.CriterionConfig,
+  *,
+  max_targets: int,
+  ignore_label: int,
+  mesh: Mesh,
+) -> Architecture:
+  """Mask2Former with its matched mask losses on every prediction.
+
+  Args:
+    config: shape of the model.
+    criterion: costs, losses and matcher.
+    max_targets: T, masks per image that the loss can take.
+    ignore_label: label of the pixels that belong to no class.
+    mesh: with the axis "data", over which the training batch is split; each device matches its own
+      images.
+  """
+  model = mask2former.functions(config)
+
+  def sums_of_all_devices(class_logits, mask_logits, targets, keys):
+    sums = mask_criterion.criterion_sums(
+      criterion, class_logits, mask_logits, targets, keys, config.num_classes
+    )
+    return jax.lax.psum(sums, "data")
+
+  per_image, per_prediction = PartitionSpec("data"), PartitionSpec(None, "data")
+  sharded_sums = jax.shard_map(
+    sums_of_all_devices,
+    mesh=mesh,
+    in_specs=(per_prediction, per_prediction, per_image, per_image),
+    out_specs=PartitionSpec(),
+    # The check of what varies over devices refuses loops that start from constants, as optax's do.
+    check_vma=False,
+  )
+
+  def loss(params, stats, batch, rng):
+    if config.class_head != "softmax":
+      raise ValueError(
+        f"config.model.class_head={config.class_head!r} is for evaluating and converting published "
+        "weights; training needs 'softmax'"
+      )
+    model_key, point_key = jax.random.split(rng)
+    image = mask2former.pad_to_stride(batch["image"])
+    label = mask2former.pad_to_stride(batch["label"], ignore_label)
+    (class_logits, embeddings, features), stats = model.apply(
+      params, stats, image, train=True, rng=model_key
+    )
+    sums = sharded_sums(
+      class_logits,
+      mask2former.mask_logits(embeddings, features),
+      mask_criterion.Targets(label, batch["classes"]),
+      jax.random.split(point_key, image.shape[0]),
+    )
+    value, terms = mask_criterion.total_loss(criterion, sums)
+    terms |= {
+      "loss": value,
+      "dropped_targets": batch["dropped_classes"].sum().astype(jnp.float32),
+      "nonfinite_logits": sums.nonfinite_logits.astype(jnp.float32),
+      "invalid_matches": sums.invalid_matches.astype(jnp.float32),
+    }
+    return value, (stats, terms)
+
+  def predict(params, stats, image):
+    (class_logits, embeddings, features), _ = model.apply(
+      params, stats, mask2former.pad_to_stride(image), train=False
+    )
+    return {
+      "class_scores": mask2former.class_scores(class_logits[-1], config.class_head),
+      "mask_logits": mask2former.mask_logits(embeddings[-1], features),
+    }
+
+  def score_blocks(prediction, size):
+    masks = mask2former.full_size_masks(prediction["mask_logits"][None], *size)[0]  # [H, W, Q]
+
+    def block(start, count):
+      scores = jax.lax.dynamic_slice_in_dim(prediction["class_scores"], start, count, axis=-1)
+      return masks @ scores
+
+    return block
+
+  return Architecture(
+    num_classes=config.num_classes,
+    init=model.init,
+    loss=loss,
+    loss_terms=(
+      "loss",
+      "loss_class",
+      "loss_mask",
+      "loss_dice",
+      "dropped_targets",
+      "nonfinite_logits",
+      "invalid_matches",
+    ),
+    predict=predict,
+    score_blocks=score_blocks,
+    decays=lambda path: not _MASK2FORMER_UNDECAYED.search(path),
+    max_targets=max_targets,
+  )

@@ -2,36 +2,104 @@
 
 import ml_collections
 from etils import epath
+from jax.sharding import Mesh
 
 from input_pipeline import pipeline
 from ltss_jax import architectures, optimizer
 from ltss_jax.dataset import Dataset
-from ltss_jax.models import deeplabv3plus
+from ltss_jax.losses import mask_criterion
+from ltss_jax.models import backbones, deeplabv3plus, functional, mask2former
 
 # Cells of res5 that a training crop covers are its pixels divided by this.
 _RES5_STRIDE = 16
 
 
-def build_architecture(
-  config: ml_collections.ConfigDict, dataset: Dataset
-) -> architectures.Architecture:
-  """The model, loss and inference that `config.model` and `config.loss` ask for."""
+def _deeplabv3plus_config(
+  config: ml_collections.ConfigDict, num_classes: int
+) -> deeplabv3plus.DeepLabV3PlusConfig:
   model = config.model
   windowed = model.image_pooling == "window"
-  return architectures.deeplabv3plus_architecture(
-    deeplabv3plus.DeepLabV3PlusConfig(
-      num_classes=dataset.metadata.num_classes,
-      backbone=model.backbone,
+  return deeplabv3plus.DeepLabV3PlusConfig(
+    num_classes=num_classes,
+    backbone=model.backbone,
+    backbone_norm=model.backbone_norm,
+    remat=model.remat,
+    dtype=model.dtype,
+    aspp_channels=model.aspp_channels,
+    aspp_dilations=tuple(model.aspp_dilations),
+    aspp_dropout=model.aspp_dropout,
+    low_level_channels=model.low_level_channels,
+    decoder_channels=model.decoder_channels,
+    pooling_window=config.data.crop_size // _RES5_STRIDE if windowed else 0,
+  )
+
+
+def _mask2former_config(
+  config: ml_collections.ConfigDict, num_classes: int
+) -> mask2former.Mask2FormerConfig:
+  model = config.model
+  return mask2former.Mask2FormerConfig(
+    num_classes=num_classes,
+    backbone=backbones.BackboneConfig(
+      name=model.backbone,
+      norm=model.backbone_norm,
       dtype=model.dtype,
-      aspp_channels=model.aspp_channels,
-      aspp_dilations=tuple(model.aspp_dilations),
-      aspp_dropout=model.aspp_dropout,
-      low_level_channels=model.low_level_channels,
-      decoder_channels=model.decoder_channels,
-      pooling_window=config.data.crop_size // _RES5_STRIDE if windowed else 0,
+      drop_path=model.drop_path,
+      remat=model.remat,
     ),
-    hard_pixel_fraction=config.loss.hard_pixel_fraction,
-    ignore_label=dataset.metadata.ignore_label,
+    channels=model.channels,
+    num_queries=model.num_queries,
+    encoder_layers=model.encoder_layers,
+    decoder_layers=model.decoder_layers,
+    num_heads=model.num_heads,
+    encoder_width=model.encoder_width,
+    decoder_width=model.decoder_width,
+    class_head=model.class_head,
+    dtype=model.dtype,
+    remat=model.remat,
+  )
+
+
+def model_functions(config: ml_collections.ConfigDict, num_classes: int) -> functional.Functional:
+  """`init` and `apply` of the model that `config.model` describes, for `num_classes` classes."""
+  if config.model.name == "mask2former":
+    return mask2former.functions(_mask2former_config(config, num_classes))
+  return deeplabv3plus.functions(_deeplabv3plus_config(config, num_classes))
+
+
+def build_architecture(
+  config: ml_collections.ConfigDict, *, num_classes: int, ignore_label: int, mesh: Mesh
+) -> architectures.Architecture:
+  """The model, loss and inference that `config.model` and `config.loss` ask for.
+
+  Args:
+    config: resolved.
+    num_classes: C.
+    ignore_label: label of the pixels that belong to no class.
+    mesh: over which training batches are split.
+  """
+  loss = config.loss
+  if config.model.name == "deeplabv3plus":
+    return architectures.deeplabv3plus_architecture(
+      _deeplabv3plus_config(config, num_classes),
+      hard_pixel_fraction=loss.hard_pixel_fraction,
+      ignore_label=ignore_label,
+    )
+  return architectures.mask2former_architecture(
+    _mask2former_config(config, num_classes),
+    mask_criterion.CriterionConfig(
+      num_points=loss.num_points,
+      oversample_ratio=loss.oversample_ratio,
+      importance_sample_ratio=loss.importance_sample_ratio,
+      class_weight=loss.class_weight,
+      mask_weight=loss.mask_weight,
+      dice_weight=loss.dice_weight,
+      no_object_weight=loss.no_object_weight,
+      matcher=loss.matcher,
+    ),
+    max_targets=config.model.max_targets,
+    ignore_label=ignore_label,
+    mesh=mesh,
   )
 
 
@@ -41,9 +109,9 @@ def optimizer_config(config: ml_collections.ConfigDict) -> optimizer.OptimizerCo
 
 
 def train_pipeline_config(
-  config: ml_collections.ConfigDict, dataset: Dataset
+  config: ml_collections.ConfigDict, dataset: Dataset, max_targets: int
 ) -> pipeline.TrainPipelineConfig:
-  """The augmentation and batching of `config.data`."""
+  """The augmentation and batching of `config.data`; `max_targets` as the architecture has it."""
   data = config.data
   return pipeline.TrainPipelineConfig(
     batch_size=config.batch_size,
@@ -59,6 +127,8 @@ def train_pipeline_config(
     flip_pairs=dataset.metadata.flip_pairs,
     num_workers=data.num_workers,
     prefetch=data.prefetch,
+    max_targets=max_targets,
+    class_counts=tuple(int(n) for n in dataset.train_stats.images_with_class),
   )
 
 

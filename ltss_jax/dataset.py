@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 
 from configs import common
 from input_pipeline import class_stats, class_tables, prepare, prepared
+from input_pipeline.folder import layout, source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +93,32 @@ def load_dataset(config: ml_collections.ConfigDict) -> Dataset:
   dataset = Dataset(metadata, directory, train_counts, val_counts, stats)
   _log_summary(dataset)
   return dataset
+
+
+def class_metadata(config: ml_collections.ConfigDict) -> prepared.ClassMetadata:
+  """What the labels mean; only a folder whose classes.txt is gone needs prepared data for that.
+
+  Args:
+    config: of the run.
+
+  Raises:
+    FileNotFoundError, ValueError: the folder is not as it should be.
+  """
+  data = config.data
+  if data.name in class_tables.NAMES:
+    return class_tables.load_class_table(data.name).metadata
+  if data.name == "shapes_lt":
+    # tfds takes a second to import, which the other data sets need not wait for.
+    from input_pipeline.shapes_lt import shapes_lt_dataset_builder
+
+    return shapes_lt_dataset_builder.class_metadata()
+  root = source.absolute_root(data.root)
+  if root.is_dir():
+    return layout.read_classes(root, data.ignore_label)
+  data_dir = epath.Path(data.dir).expanduser()
+  return prepared.read_metadata(
+    prepare.ensure_prepared(data.name, data_dir, data.root, data.ignore_label)
+  )
 
 
 def _train_stats(

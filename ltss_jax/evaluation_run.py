@@ -1,4 +1,4 @@
-"""Evaluating the states of one run: counts, results record, eval/<step>.json, final table."""
+"""Evaluating states of a run or converted weights: counts, results record, eval/<name>.json."""
 
 import json
 from typing import Any
@@ -9,19 +9,8 @@ from absl import logging
 from etils import epath
 
 from input_pipeline import eval_pipeline, prepared
-from ltss_jax import (
-  build,
-  checkpoint,
-  evaluate,
-  mesh as mesh_lib,
-  optimizer,
-  results,
-  run_config,
-  train_step,
-)
+from ltss_jax import build, evaluate, inference_weights, mesh as mesh_lib, results
 from ltss_jax.dataset import Dataset, prepare_run
-
-LATEST, BEST = 0, -1  # values of config.eval.step beside step numbers
 
 
 class EvaluationRun:
@@ -33,12 +22,17 @@ class EvaluationRun:
     Args:
       config: resolved.
       dataset: of the run.
-      workdir: results go to WORKDIR/eval/<step>.json.
+      workdir: results go to WORKDIR/eval/<name>.json.
 
     Raises:
       ValueError: config.eval.batch_size does not divide over the devices.
     """
-    self.architecture = build.build_architecture(config, dataset)
+    self.architecture = build.build_architecture(
+      config,
+      num_classes=dataset.metadata.num_classes,
+      ignore_label=dataset.metadata.ignore_label,
+      mesh=mesh_lib.data_mesh(),
+    )
     self._config, self._dataset = config, dataset
     self._directory = epath.Path(workdir) / "eval"
     mesh_lib.check_batch_size(
@@ -47,16 +41,16 @@ class EvaluationRun:
     self._mesh = mesh_lib.data_mesh(jax.local_devices())
     self._predictor = evaluate.Predictor(self.architecture, self._mesh)
 
-  def __call__(self, step: int, params: Any, stats: Any) -> dict[str, Any]:
+  def __call__(self, name: int | str, params: Any, stats: Any) -> dict[str, Any]:
     """Evaluates one state and writes its results.
 
     Args:
-      step: of the state.
+      name: the state's step, or the name of its weights.
       params: replicated over all devices.
       stats: likewise.
 
     Returns:
-      The record of eval/<step>.json.
+      The record of eval/<name>.json.
     """
     dataset, options = self._dataset, self._config.eval
     counts = dataset.val_counts
@@ -86,23 +80,24 @@ class EvaluationRun:
       pixel_groups=dataset.pixel_groups,
     )
     if jax.process_index() == 0:
-      results.write_record(record, self._path(step))
-    logging.info("step %d: %s", step, results.summary_line(record))
+      results.write_record(record, self._path(name))
+    what = f"step {name}" if isinstance(name, int) else name
+    logging.info("%s: %s", what, results.summary_line(record))
     return record
 
-  def results(self, step: int) -> dict[str, Any]:
-    """The record that was written for a step.
+  def results(self, name: int | str) -> dict[str, Any]:
+    """The record that was written for a step, or for weights of a name.
 
     Raises:
       FileNotFoundError: there is none.
     """
-    path = self._path(step)
+    path = self._path(name)
     if not path.exists():
       raise FileNotFoundError(f"{path} does not exist; --mode=evaluate writes it anew")
     return json.loads(path.read_text())
 
-  def _path(self, step: int) -> epath.Path:
-    return self._directory / f"{step}.json"
+  def _path(self, name: int | str) -> epath.Path:
+    return self._directory / f"{name}.json"
 
 
 def scalars(record: dict[str, Any]) -> dict[str, float]:
@@ -115,43 +110,33 @@ def scalars(record: dict[str, Any]) -> dict[str, float]:
 
 
 def evaluate_checkpoint(
-  config: ml_collections.ConfigDict, workdir: epath.PathLike
+  config: ml_collections.ConfigDict,
+  workdir: epath.PathLike,
+  weights: epath.PathLike | None = None,
 ) -> dict[str, Any]:
-  """Scores a saved step, `config.eval.step`: a step's number, 0 the latest, -1 the best by mIoU.
+  """Scores a saved step, `config.eval.step`, or converted weights.
 
   Args:
-    config: of the run; fields below `eval` may differ.
-    workdir: of the run.
+    config: of the run or of the weights; only what inference does not depend on may differ.
+    workdir: of the run; the results go there.
+    weights: directory of converted weights, to be scored instead of the run's.
 
   Returns:
-    The record, which is also written to WORKDIR/eval/<step>.json.
+    The record, which is also written to WORKDIR/eval/<step>.json; of converted weights to
+    WORKDIR/eval/<name of their directory>.json.
 
   Raises:
     ValueError: the config is of another model.
     checkpoint.CheckpointError: there is no such checkpoint.
   """
   workdir = epath.Path(workdir).expanduser()
-  directory = build.checkpoint_directory(workdir)
-  if not directory.exists():
-    raise checkpoint.CheckpointError(
-      f"{directory} does not exist: --workdir={workdir} holds no trained model. Train one first "
-      "with the same command and --mode=train."
-    )
+  if weights is None:
+    inference_weights.require_run(workdir)
   config, dataset = prepare_run(config)
-  run_config.check(workdir, config, evaluating=True)
   evaluation = EvaluationRun(config, dataset, workdir)
-  transform = optimizer.make_optimizer(
-    build.optimizer_config(config), evaluation.architecture.decays
-  )
-  mesh = mesh_lib.data_mesh()
-  with checkpoint.Checkpoints(directory, config.checkpoint.keep) as saved:
-    wanted = config.eval.step
-    if wanted == BEST and saved.best_step is None:
-      raise checkpoint.CheckpointError(
-        f"config.eval.step={BEST} asks for the best checkpoint, but none in {directory} was "
-        f"evaluated in training; steps there: {saved.steps}, and 0 is the latest"
-      )
-    step = {LATEST: None, BEST: saved.best_step}.get(wanted, wanted)
-    abstract = train_step.abstract_state(evaluation.architecture, transform, mesh)
-    state, _ = saved.restore(abstract, step=step)
-  return evaluation(int(state.step), state.params, state.stats)
+  if weights is None:
+    name, *state = inference_weights.of_run(config, workdir, evaluation.architecture)
+  else:
+    name = epath.Path(weights).name
+    state = inference_weights.of_directory(config, weights, evaluation.architecture)
+  return evaluation(name, *state)

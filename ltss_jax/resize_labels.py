@@ -1,12 +1,16 @@
-"""From score maps to label maps of any size, in bounded memory and with few compilations."""
+"""From class scores to label maps of any size, in bounded memory and with few compilations."""
 
-import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Scores of one block of output rows: 64 Mi float32 values, 256 MiB.
+# (first class, number of classes) -> their scores [h, w, number].
+ScoreBlocks = Callable[[jax.Array, int], jax.Array]
+Taps = tuple[jax.Array, jax.Array]
+
+# Scores that are held at a time: 64 Mi float32 values, 256 MiB.
 _BLOCK_VALUES = 1 << 26
 
 
@@ -37,34 +41,64 @@ def _blend(x: jax.Array, low: jax.Array, weight: jax.Array, axis: int) -> jax.Ar
   return jnp.take(x, low, axis) * (1 - weight) + jnp.take(x, high, axis) * weight
 
 
-def resized_argmax(
-  scores: jax.Array, row_taps: tuple[jax.Array, jax.Array], column_taps: tuple[jax.Array, jax.Array]
-) -> jax.Array:
-  """Argmax over classes of the bilinearly resized scores, without ever holding them all.
+def resize(scores: jax.Array, rows: Taps, columns: Taps) -> jax.Array:
+  """Resizes the scores of one image bilinearly.
 
   Args:
-    scores: [B, h, w, C].
-    row_taps: `bilinear_taps` of each image's rows, ([B, H], [B, H]).
-    column_taps: likewise of its columns, ([B, W], [B, W]).
+    scores: [h, w, C].
+    rows: `bilinear_taps` of the rows, ([H], [H]).
+    columns: `bilinear_taps` of the columns, ([W], [W]).
 
   Returns:
-    uint16 [B, H, W].
+    [H, W, C].
   """
-  batch, height = row_taps[0].shape
-  row_values = batch * column_taps[0].shape[1] * scores.shape[-1]
-  rows = max(1, min(height, _BLOCK_VALUES // row_values))
-  padding = -height % rows
-  blocks = jax.tree.map(
-    lambda x: jnp.moveaxis(
-      jnp.pad(x, ((0, 0), (0, padding)), mode="edge").reshape(batch, -1, rows), 1, 0
-    ),
-    row_taps,
-  )  # [H / rows, B, rows]
+  return _blend(_blend(scores, *rows, 0), *columns, 1)
 
-  @functools.partial(jax.vmap, in_axes=(0, 0, 0))
-  def label(scores, rows, columns):
-    return jnp.argmax(_blend(_blend(scores, *rows, 0), *columns, 1), axis=-1).astype(jnp.uint16)
 
-  labels = jax.lax.map(lambda block: label(scores, block, column_taps), blocks)
-  labels = jnp.moveaxis(labels, 0, 1)  # [B, H / rows, rows, W]
-  return labels.reshape(batch, -1, labels.shape[-1])[:, :height]
+def classes_per_block(num_classes: int, num_pixels: int) -> int:
+  """How many classes of one image are scored at a time, at least 1."""
+  return max(1, min(num_classes, _BLOCK_VALUES // num_pixels))
+
+
+def images_per_block(num_classes: int, num_pixels: int) -> int:
+  """How many images are scored at a time, at least 1."""
+  return max(1, _BLOCK_VALUES // (num_pixels * num_classes))
+
+
+def argmax(
+  score_blocks: ScoreBlocks,
+  num_classes: int,
+  num_pixels: int,
+  taps: tuple[Taps, Taps] | None = None,
+) -> jax.Array:
+  """The class with the largest score at every pixel, without ever holding all classes' scores.
+
+  Args:
+    score_blocks: gives the scores of a block of classes.
+    num_classes: C.
+    num_pixels: of the input or of the output, whichever are more.
+    taps: `bilinear_taps` of the output's rows and columns; None keeps the input's size.
+
+  Returns:
+    uint16 [H, W]; the first of several classes with equal scores.
+  """
+  count = classes_per_block(num_classes, num_pixels)
+
+  def block(start: jax.Array | int) -> jax.Array:
+    scores = score_blocks(start, count)
+    return scores if taps is None else resize(scores, *taps)
+
+  if count == num_classes:
+    return jnp.argmax(block(0), axis=-1).astype(jnp.uint16)
+
+  def body(i, carry):
+    best, label = carry
+    start = jnp.minimum(i * count, num_classes - count)  # the last block overlaps
+    scores = block(start)
+    top = scores.max(-1)
+    winner = (start + jnp.argmax(scores, axis=-1)).astype(jnp.uint16)
+    return jnp.maximum(best, top), jnp.where(top > best, winner, label)
+
+  first = block(0)
+  carry = first.max(-1), jnp.argmax(first, axis=-1).astype(jnp.uint16)
+  return jax.lax.fori_loop(1, -(-num_classes // count), body, carry)[1]

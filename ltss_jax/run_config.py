@@ -14,12 +14,33 @@ _FREE_TO_CHANGE = (
   "data.root",
   "data.num_workers",
   "data.prefetch",
+  "train.max_nonfinite_steps",
   "checkpoint.every_steps",
   "checkpoint.keep",
 )
-_FREE_GROUPS = ("eval.",)
-# What an evaluation of saved weights depends on.
-_MODEL_FIELDS = ("data.name", "model.")
+_FREE_GROUPS = ("eval.", "predict.")
+# What the names and shapes of weights, and what they compute, depend on; of every model ...
+_MODEL_FIELDS = ("name", "backbone", "backbone_norm")
+# ... and of each.
+_OWN_FIELDS = {
+  "mask2former": (
+    "channels",
+    "num_queries",
+    "encoder_layers",
+    "decoder_layers",
+    "num_heads",
+    "encoder_width",
+    "decoder_width",
+    "class_head",
+  ),
+  "deeplabv3plus": (
+    "aspp_channels",
+    "aspp_dilations",
+    "low_level_channels",
+    "decoder_channels",
+    "image_pooling",
+  ),
+}
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -30,6 +51,11 @@ def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     else:
       flat[prefix + key] = list(value) if isinstance(value, tuple) else value
   return flat
+
+
+def inference_fields(model: str) -> tuple[str, ...]:
+  """Names of the `config.model` fields that fit weights to a model, such as "num_queries"."""
+  return (*_MODEL_FIELDS, *_OWN_FIELDS[model])
 
 
 def write(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
@@ -46,7 +72,7 @@ def check(
   Args:
     workdir: of the run; without a config.json there is nothing to compare.
     config: resolved config of this process.
-    evaluating: compare the model's fields only.
+    evaluating: compare only what inference depends on.
 
   Raises:
     ValueError: fields differ; names each with both values.
@@ -60,9 +86,13 @@ def check(
     raise ValueError(f"{path} is not readable as JSON ({error}); restore or remove it") from error
   now = _flatten(json.loads(json.dumps(config.to_dict())))
 
+  inference = {"data.name", *(f"model.{field}" for field in inference_fields(config.model.name))}
+  if now.get("model.image_pooling") == "window":  # whose size follows from the crop's
+    inference.add("data.crop_size")
+
   def compared(field: str) -> bool:
     if evaluating:
-      return field.startswith(_MODEL_FIELDS)
+      return field in inference
     return field not in _FREE_TO_CHANGE and not field.startswith(_FREE_GROUPS)
 
   different = [
@@ -75,4 +105,47 @@ def check(
       f"{workdir} holds a run of another config:\n"
       + "\n".join(different)
       + "\nUse another --workdir, or the config of that run."
+    )
+
+
+def check_weights(
+  directory: epath.PathLike,
+  info: dict[str, Any],
+  config: ml_collections.ConfigDict,
+  num_classes: int,
+) -> None:
+  """Compares a config with the model that converted weights are of.
+
+  Args:
+    directory: of the weights, for the message.
+    info: that stands beside them: "contents" ("model" or "backbone"), "num_classes" and "model",
+      the fields of `config.model`.
+    config: of this process.
+    num_classes: of the config's data set.
+
+  Raises:
+    ValueError: they differ; names each field with both values. Or they are of a backbone alone.
+  """
+  if info.get("contents") == "backbone":
+    raise ValueError(
+      f"the weights in {directory} are those of a backbone alone, which predicts nothing; train"
+      " from them with --config.init.checkpoint"
+    )
+  model = config.model.name
+  now, saved = _flatten(config.model.to_dict()), _flatten(info.get("model", {}))
+  different = [
+    f"  config.model.{field}: {saved.get(field, 'absent')!r} there, {now[field]!r} now"
+    for field in inference_fields(model)
+    if saved.get(field) != now[field]
+  ]
+  if info.get("num_classes") != num_classes:
+    different.append(
+      f"  classes: {info.get('num_classes', 'absent')!r} there, {num_classes} of config.data.name="
+      f"{config.data.name!r} now"
+    )
+  if different:
+    raise ValueError(
+      f"the weights in {directory} are of another model:\n"
+      + "\n".join(different)
+      + "\nGive the config that they were converted with, or other weights."
     )

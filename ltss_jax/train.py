@@ -19,6 +19,7 @@ from ltss_jax import (
   build,
   checkpoint,
   evaluation_run,
+  initial_state,
   mesh as mesh_lib,
   metric_writer,
   optimizer,
@@ -127,7 +128,10 @@ def _train(
   """Builds or restores everything that the loop moves, and runs it."""
   recipe = build.optimizer_config(config)
   transform = optimizer.make_optimizer(recipe, evaluation.architecture.decays)
-  state = train_step.init_state(evaluation.architecture, transform, config.seed, mesh)
+  if saved.steps:
+    state = train_step.abstract_state(evaluation.architecture, transform, mesh)
+  else:
+    state = initial_state.initial_state(config, evaluation.architecture, transform, mesh)
   step_function = train_step.make_train_step(
     evaluation.architecture,
     transform,
@@ -135,10 +139,11 @@ def _train(
     seed=config.seed,
     log_every_steps=config.train.log_every_steps,
     grad_accumulation=config.train.grad_accumulation,
+    max_nonfinite_steps=config.train.max_nonfinite_steps,
   )
   with pipeline.train_iterator(
     prepared.open_source(dataset.directory, "train"),
-    build.train_pipeline_config(config, dataset),
+    build.train_pipeline_config(config, dataset, evaluation.architecture.max_targets),
     jax.process_index(),
     jax.process_count(),
   ) as batches:
@@ -206,7 +211,7 @@ def _loop(
     evaluate = step % config.eval.every_steps == 0 or step == total
     save = evaluate or stop or step % config.checkpoint.every_steps == 0
     if log or save:
-      _check_finite(metrics, step, saved)
+      _check_finite(config, metrics, step, saved)
     if log:
       _log(step, config, metrics, schedule, progress, writer)
     miou = None
@@ -226,12 +231,19 @@ def _loop(
   return True
 
 
-def _check_finite(metrics: dict[str, Any], step: int, saved: checkpoint.Checkpoints) -> None:
-  bad = int(metrics["nonfinite_step"])
-  if bad:
+def _check_finite(
+  config: ml_collections.ConfigDict,
+  metrics: dict[str, Any],
+  step: int,
+  saved: checkpoint.Checkpoints,
+) -> None:
+  diverged = int(metrics["diverged_step"])
+  if diverged:
     raise NonFiniteLossError(
-      f"the loss or the gradient was not finite at step {bad} (seen at step {step}); nothing was "
-      f"saved since. Last good checkpoint: {max(saved.steps, default='none')}. Try a lower "
+      f"the loss or the gradient was not finite at step {diverged} (seen at step {step}), nor in "
+      f"the {config.train.max_nonfinite_steps} steps before it, which "
+      "config.train.max_nonfinite_steps lets pass without an update. "
+      f"Last good checkpoint: {max(saved.steps, default='none')}. Try a lower "
       "config.optimizer.learning_rate, a warm-up (config.optimizer.warmup_steps), gradient "
       "clipping (config.optimizer.clip_norm) or config.model.dtype=float32."
     )
@@ -247,7 +259,8 @@ def _log(
 ) -> None:
   """Writes the means since the last log step, and the progress line."""
   num_steps = (step - 1) % config.train.log_every_steps + 1
-  means = {name: float(value) / num_steps for name, value in metrics["sums"].items()}
+  sums = {name: float(value) for name, value in metrics["sums"].items()}
+  means = {name: value / num_steps for name, value in sums.items()}
   means["learning_rate"] = float(schedule(step - 1))
   speed = progress.summary(step)
   writer.write_scalars(step, means | speed)
@@ -260,3 +273,27 @@ def _log(
     100 * speed["data_wait"],
     datetime.timedelta(seconds=round(speed["eta_seconds"])),
   )
+  _warn(step - num_steps + 1, step, sums)
+
+
+def _warn(first: int, last: int, sums: dict[str, float]) -> None:
+  """Names what went wrong between two log lines without stopping the training."""
+  if sums["skipped_steps"]:
+    logging.warning(
+      "steps %d to %d: %d changed nothing, as their loss or gradient was not finite "
+      "(%d logits were not)",
+      first,
+      last,
+      sums["skipped_steps"],
+      sums.get("nonfinite_logits", 0),
+    )
+  if sums.get("dropped_targets"):
+    logging.warning(
+      "steps %d to %d: %d classes of crops, the most frequent ones, got no mask because "
+      "config.model.max_targets is too small for all classes of the crop",
+      first,
+      last,
+      sums["dropped_targets"],
+    )
+  if sums.get("invalid_matches"):
+    logging.warning("steps %d to %d: %d matches were invalid", first, last, sums["invalid_matches"])

@@ -12,6 +12,8 @@ from ltss_jax import architectures, mesh as mesh_lib
 from ltss_jax.types import TrainState
 
 Batch = dict[str, jax.Array]
+# What the step itself adds to the loss terms.
+STEP_TERMS = ("grad_norm", "skipped_steps")
 StepFunction = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
 
 
@@ -20,9 +22,9 @@ def _init_function(
 ) -> Callable[[int], TrainState]:
   def init(seed):
     params, stats = architecture.init(jax.random.key(seed))
-    sums = {name: jnp.float32(0) for name in (*architecture.loss_terms, "grad_norm")}
+    sums = {name: jnp.float32(0) for name in (*architecture.loss_terms, *STEP_TERMS)}
     zero = jnp.int32(0)
-    return TrainState(zero, params, stats, optimizer.init(params), sums, nonfinite_step=zero)
+    return TrainState(zero, params, stats, optimizer.init(params), sums, zero, zero)
 
   return init
 
@@ -57,6 +59,7 @@ def make_train_step(
   seed: int,
   log_every_steps: int,
   grad_accumulation: int = 1,
+  max_nonfinite_steps: int = 0,
 ) -> StepFunction:
   """Compiles on first use; the state is donated.
 
@@ -68,21 +71,24 @@ def make_train_step(
     log_every_steps: steps after which the state's metric sums start anew.
     grad_accumulation: into how many parts, one after the other, the batch is split; gradients and
       loss terms are averaged, batch-norm statistics move with every part.
+    max_nonfinite_steps: how many steps in a row may have a loss or gradient that is not finite.
+      Such a step changes neither parameters nor statistics nor optimizer state.
 
   Returns:
-    Function of (state, {"image": uint8 [B, H, W, 3], "label": [B, H, W]}) that returns (state,
-    {"sums", "nonfinite_step"}): copies of the state's `metric_sums` (every loss term, and
-    "grad_norm" before clipping) and `nonfinite_step` that outlive the state's donation.
+    Function of (state, {"image": uint8 [B, H, W, 3], "label": [B, H, W], ...}) that returns
+    (state, {"sums", "diverged_step"}): copies of the state's `metric_sums` (every loss term,
+    "grad_norm" before clipping and "skipped_steps"; what is not finite counts as 0) and
+    `diverged_step` that outlive the state's donation.
   """
 
-  def gradients(params, stats, image, label, rng):
+  def gradients(params, stats, batch, rng):
     loss = jax.value_and_grad(architecture.loss, has_aux=True)
-    (_, (stats, terms)), grads = loss(params, stats, image, label, rng)
+    (_, (stats, terms)), grads = loss(params, stats, batch, rng)
     return stats, (grads, terms)
 
   def accumulate(params, stats, batch, rng):
     if grad_accumulation == 1:
-      return gradients(params, stats, batch["image"], batch["label"], rng)
+      return gradients(params, stats, batch, rng)
 
     def parts(x):  # Part i takes every grad_accumulation-th row: no row leaves its device.
       x = x.reshape(-1, grad_accumulation, *x.shape[1:])
@@ -90,7 +96,7 @@ def make_train_step(
 
     def body(stats, inputs):
       part, key = inputs
-      return gradients(params, stats, part["image"], part["label"], key)
+      return gradients(params, stats, part, key)
 
     keys = jax.random.split(rng, grad_accumulation)
     stats, sums = jax.lax.scan(body, stats, (jax.tree.map(parts, batch), keys))
@@ -102,14 +108,27 @@ def make_train_step(
     stats, (grads, terms) = accumulate(state.params, state.stats, batch, rng)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics = dict(terms, grad_norm=optax.tree.norm(grads))
+    norm = optax.tree.norm(grads)
+    finite = jnp.isfinite(terms["loss"]) & jnp.isfinite(norm)
+    params, stats, opt_state = jax.tree.map(
+      lambda new, old: jnp.where(finite, new, old),
+      (params, stats, opt_state),
+      (state.params, state.stats, state.opt_state),
+    )
+    skipped_in_a_row = jnp.where(finite, 0, state.skipped_in_a_row + 1)
+    diverged = (state.diverged_step == 0) & (skipped_in_a_row > max_nonfinite_steps)
+    diverged_step = jnp.where(diverged, state.step + 1, state.diverged_step)
+    metrics = dict(terms, grad_norm=norm, skipped_steps=1.0 - finite)
     starts_anew = state.step % log_every_steps == 0
-    sums = {k: metrics[k] + jnp.where(starts_anew, 0.0, state.metric_sums[k]) for k in metrics}
-    finite = jnp.isfinite(sum(metrics.values()))
-    first_bad = (state.nonfinite_step == 0) & ~finite
-    nonfinite_step = jnp.where(first_bad, state.step + 1, state.nonfinite_step)
-    state = TrainState(state.step + 1, params, stats, opt_state, sums, nonfinite_step)
-    return state, {"sums": sums, "nonfinite_step": nonfinite_step}
+    sums = {
+      name: jnp.where(jnp.isfinite(value), value, 0.0)
+      + jnp.where(starts_anew, 0.0, state.metric_sums[name])
+      for name, value in metrics.items()
+    }
+    state = TrainState(
+      state.step + 1, params, stats, opt_state, sums, skipped_in_a_row, diverged_step
+    )
+    return state, {"sums": sums, "diverged_step": diverged_step}
 
   replicated = mesh_lib.replicated(mesh)
   return jax.jit(

@@ -18,7 +18,10 @@ class TrainState:
     opt_state: of the optax transformation.
     metric_sums: {"loss term": float32 scalar}, summed since the last log step. They are part of the
       state so that a resumed run logs what an uninterrupted one logs.
-    nonfinite_step: int32 scalar, the first step whose loss or gradient was not finite; 0 if none.
+    skipped_in_a_row: int32 scalar, how many of the last steps changed nothing because their loss
+      or gradient was not finite.
+    diverged_step: int32 scalar, the step at which more than the permitted number were skipped in a
+      row; 0 if that never happened.
   """
 
   step: jax.Array
@@ -26,4 +29,5 @@ class TrainState:
   stats: Any
   opt_state: Any
   metric_sums: dict[str, jax.Array]
-  nonfinite_step: jax.Array
+  skipped_in_a_row: jax.Array
+  diverged_step: jax.Array

@@ -73,6 +73,23 @@ def read_layout(root: epath.PathLike, ignore_label: int) -> Layout:
       labels do not pair up.
   """
   root = epath.Path(root)
+  metadata = read_classes(root, ignore_label)
+  pairs = {split: _list_pairs(root, split) for split in prepared.SPLITS}
+  return Layout(root, metadata, pairs)
+
+
+def read_classes(root: epath.PathLike, ignore_label: int) -> prepared.ClassMetadata:
+  """Reads what the labels of a folder data set mean; its images and labels need not be there.
+
+  Args:
+    root: the folder.
+    ignore_label: label of the pixels that belong to no class; no class index.
+
+  Raises:
+    FileNotFoundError: if the folder or classes.txt is missing.
+    ValueError: if classes.txt, flip_pairs.txt or the ignore label is not valid.
+  """
+  root = epath.Path(root)
   if not root.is_dir():
     raise FileNotFoundError(
       f"The data set folder {root} does not exist: give the folder that holds images/,"
@@ -87,15 +104,13 @@ def read_layout(root: epath.PathLike, ignore_label: int) -> Layout:
       " (usual: 255 in 8-bit labels, 65535 in 16-bit labels) with --config.data.ignore_label=N"
       " (training) or --ignore_label=N (preparation)."
     )
-  metadata = prepared.ClassMetadata(
+  return prepared.ClassMetadata(
     name=root.name,
     class_names=class_names,
     dataset_ids=tuple(range(num_classes)),
     ignore_label=ignore_label,
     flip_pairs=_read_flip_pairs(root / "flip_pairs.txt", class_names),
   )
-  pairs = {split: _list_pairs(root, split) for split in prepared.SPLITS}
-  return Layout(root, metadata, pairs)
 
 
 def _read_lines(path: epath.Path) -> list[str]:

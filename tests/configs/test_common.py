@@ -6,6 +6,7 @@ import ml_collections
 import pytest
 
 from configs import common, validation
+from ltss_jax.models import backbones, mask2former
 
 CONFIG_FILES = (
   "shapes_lt",
@@ -18,7 +19,7 @@ CONFIG_FILES = (
   "mhp_v2",
 )
 
-# By hand from the released DeepLabV3+ recipes: steps, limit on the longer side.
+# By hand from the released recipes, the same for both models: steps, limit on the longer side.
 RECIPES = {
   "ade20k": (160_000, 2048),
   "ade20k_full": (200_000, 2048),
@@ -27,6 +28,15 @@ RECIPES = {
   "mhp_v2": (120_000, 1333),
   "mhp_v2_lt": (52_000, 1333),
 }
+
+DEEPLAB_FIELDS = (
+  "aspp_channels",
+  "aspp_dilations",
+  "aspp_dropout",
+  "low_level_channels",
+  "decoder_channels",
+  "image_pooling",
+)
 
 # Names that the command line promises.
 PROMISED_FIELDS = {
@@ -56,7 +66,7 @@ def all_variants() -> list[str]:
 
 
 def test_every_config_file_is_listed():
-  no_configs = {"__init__", "common", "derive", "flags", "validation"}
+  no_configs = {"__init__", "common", "derive", "flags", "validation", "variants"}
   files = {path.stem for path in pathlib.Path(common.__file__).parent.glob("*.py")} - no_configs
   assert files == set(CONFIG_FILES)
   assert set(CONFIG_FILES) == set(validation.CHOICES["data.name"])
@@ -66,11 +76,15 @@ def test_every_config_file_is_listed():
 def test_every_config_and_variant_is_valid(name):
   for variants in all_variants():
     config = build(name, variants)
-    common.validate(config)
     assert config.data.name == name
     for pair in filter(None, variants.split(",")):
       key, value = pair.split("=")
       assert config.model[{"model": "name", "backbone": "backbone"}[key]] == value
+    if config.model.name == "mask2former" or config.model.backbone.startswith("resnet"):
+      common.validate(config)
+    else:
+      with pytest.raises(ValueError, match=r"'deeplabv3plus', which needs a ResNet"):
+        common.validate(config)
 
 
 @pytest.mark.parametrize("name", CONFIG_FILES)
@@ -91,19 +105,30 @@ def test_every_number_and_choice_is_checked():
     "data.root",
     "data.color_jitter",
     "data.flip",
+    "init.checkpoint",
     "model.aspp_dilations",
+    "model.remat",
+    "predict.save_scores",
   }
 
 
 def test_variant_values_are_the_valid_field_values():
   assert tuple(common.VARIANTS["model"]) == validation.CHOICES["model.name"]
-  assert tuple(common.VARIANTS["backbone"]) == validation.CHOICES["model.backbone"]
+  smallest = ("swin_mini", "vit_mini")  # for tests; they have no variant
+  assert (*common.VARIANTS["backbone"], *smallest) == validation.CHOICES["model.backbone"]
 
 
+def test_choices_are_what_the_models_offer():
+  assert set(validation.CHOICES["model.backbone"]) == set(backbones.NAMES)
+  assert set(validation.CHOICES["model.backbone_norm"]) == set(backbones.NORMS)
+  assert set(validation.CHOICES["model.class_head"]) == set(mask2former.CLASS_HEADS)
+
+
+@pytest.mark.parametrize("model", ["mask2former", "deeplabv3plus"])
 @pytest.mark.parametrize("name", RECIPES)
-def test_numbers_are_those_of_the_released_recipe(name):
+def test_data_and_cadence_are_those_of_the_released_recipe(name, model):
   steps, max_size = RECIPES[name]
-  config = build(name)
+  config = build(name, f"model={model}")
   assert config.batch_size == 16
   assert config.train.steps == steps
   assert config.data.to_dict() | {"num_workers": 0, "prefetch": 0} == {
@@ -121,10 +146,57 @@ def test_numbers_are_those_of_the_released_recipe(name):
     "num_workers": 0,
     "prefetch": 0,
   }
-  assert config.eval.every_steps == 10_000
+  often = (name, model) == ("mhp_v2_lt", "mask2former")
+  assert config.eval.every_steps == (5_000 if often else 10_000)
   assert config.checkpoint.every_steps == 5_000
   assert (config.eval.min_size, config.eval.max_size) == (512, max_size)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_mask2former_is_trained_as_in_the_release(name):
+  config = build(name)
+  assert config.to_dict() == build(name, "model=mask2former,backbone=resnet50").to_dict()
+  assert config.model.to_dict() | dict.fromkeys(DEEPLAB_FIELDS) == {
+    "name": "mask2former",
+    "backbone": "resnet50",
+    "backbone_norm": "frozen_batch_norm",
+    "dtype": "bfloat16",
+    "drop_path": -1.0,
+    "remat": False,
+    "channels": 256,
+    "num_queries": 100,
+    "encoder_layers": 6,
+    "decoder_layers": 9,
+    "num_heads": 8,
+    "encoder_width": 1024,
+    "decoder_width": 2048,
+    "class_head": "softmax",
+    "max_targets": 64,
+    **dict.fromkeys(DEEPLAB_FIELDS),
+  }
+  assert config.loss.to_dict() | {"hard_pixel_fraction": 0, "matcher": ""} == {
+    "hard_pixel_fraction": 0,
+    "matcher": "",
+    "num_points": 12_544,
+    "oversample_ratio": 3.0,
+    "importance_sample_ratio": 0.75,
+    "class_weight": 2.0,
+    "mask_weight": 5.0,
+    "dice_weight": 5.0,
+    "no_object_weight": 0.1,
+  }
+  optimizer = config.optimizer
+  assert (optimizer.name, optimizer.learning_rate, optimizer.weight_decay) == ("adamw", 1e-4, 0.05)
+  assert (optimizer.b1, optimizer.b2, optimizer.poly_power) == (0.9, 0.999, 0.9)
+  assert (optimizer.backbone_multiplier, optimizer.clip_norm) == (0.1, 0.01)
+  assert optimizer.warmup_steps == 0
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_deeplabv3plus_is_trained_as_in_the_release(name):
+  config = build(name, "model=deeplabv3plus")
   assert (config.model.name, config.model.backbone) == ("deeplabv3plus", "resnet50")
+  assert (config.model.backbone_norm, config.model.dtype) == ("batch_norm", "float32")
   assert config.model.aspp_dilations == (6, 12, 18)
   optimizer = config.optimizer
   assert (optimizer.name, optimizer.learning_rate, optimizer.momentum) == ("sgd", 0.01, 0.9)
@@ -134,11 +206,75 @@ def test_numbers_are_those_of_the_released_recipe(name):
   assert config.loss.hard_pixel_fraction == 0.2
 
 
+# By hand from the released recipes: crop, base size, limit on the longer side, test size and limit,
+# updates between evaluations, norm of the backbone.
+@pytest.mark.parametrize(
+  ("name", "backbone", "expected"),
+  [
+    ("ade20k", "resnet101", (512, 512, 2048, 512, 2048, 10_000, "batch_norm")),
+    ("ade20k", "swin_t", (512, 512, 2048, 512, 2048, 10_000, "frozen_batch_norm")),
+    ("ade20k", "swin_s", (512, 512, 2048, 512, 2048, 10_000, "frozen_batch_norm")),
+    ("ade20k", "swin_b", (640, 640, 2560, 640, 2560, 5_000, "frozen_batch_norm")),
+    ("ade20k", "swin_l", (640, 640, 2560, 640, 2560, 5_000, "frozen_batch_norm")),
+    ("ade20k", "vit_b", (640, 640, 2560, 640, 2560, 10_000, "frozen_batch_norm")),
+    ("ade20k_full", "swin_l", (640, 640, 2560, 640, 2560, 5_000, "frozen_batch_norm")),
+  ],
+)
+def test_recipes_of_other_backbones(name, backbone, expected):
+  config, standard = build(name, f"backbone={backbone}"), build(name)
+  assert expected == (
+    config.data.crop_size,
+    config.data.base_size,
+    config.data.max_size,
+    config.eval.min_size,
+    config.eval.max_size,
+    config.eval.every_steps,
+    config.model.backbone_norm,
+  )
+  for group in ("optimizer", "loss", "train", "batch_size"):
+    assert config[group] == standard[group]
+
+
+# What `make demo` and docs/training.md report was measured with these.
+def test_small_deeplabv3plus_recipes():
+  for name, expected in {
+    "shapes_lt": ("adamw", 4e-3, 0.01, 50, 0.2),
+    "folder": ("sgd", 0.05, 1e-4, 50, 1.0),
+  }.items():
+    config = build(name, "model=deeplabv3plus")
+    optimizer = config.optimizer
+    assert expected == (
+      optimizer.name,
+      optimizer.learning_rate,
+      optimizer.weight_decay,
+      optimizer.warmup_steps,
+      config.loss.hard_pixel_fraction,
+    )
+    assert (optimizer.backbone_multiplier, optimizer.clip_norm) == (1.0, 0.0)
+    assert (config.model.backbone, config.model.dtype) == ("resnet_small", "float32")
+
+
+@pytest.mark.parametrize("name", ["shapes_lt", "folder"])
+def test_a_small_mask2former_starts_from_random_weights(name):
+  config = build(name, "model=mask2former")
+  assert (config.model.backbone, config.model.backbone_norm) == ("resnet_small", "batch_norm")
+  assert (config.model.channels, config.model.dtype) == (64, "float32")
+  assert (config.optimizer.name, config.optimizer.backbone_multiplier) == ("adamw", 1.0)
+  assert config.optimizer.learning_rate > build("ade20k").optimizer.learning_rate
+
+
+def test_a_folder_is_fine_tuned_as_published():
+  config = build("folder", "model=mask2former,backbone=resnet50")
+  assert (config.optimizer.learning_rate, config.optimizer.clip_norm) == (1e-4, 0.01)
+  assert config.optimizer.backbone_multiplier == 0.1
+
+
 def test_variant_overwrites_only_what_differs():
   default = build("shapes_lt").to_dict()
   chosen = build("shapes_lt", "backbone=resnet101").to_dict()
   assert default["model"]["backbone"] == "resnet_small"
   assert chosen["model"]["aspp_channels"] == 256
+  default["loss"]["num_points"] = chosen["loss"]["num_points"]  # of the small Mask2Former
   for group in default.keys() - {"model"}:
     assert chosen[group] == default[group]
 
@@ -166,7 +302,7 @@ def test_variants_may_come_in_any_order_and_with_spaces():
     (
       "backbone=resnet5",
       "unknown value 'resnet5' of variant 'backbone'; nearest valid: 'resnet50';"
-      " valid: resnet50, resnet101, resnet_small",
+      " valid: resnet50, resnet101, swin_t, swin_s, swin_b, swin_l, vit_b, resnet_small",
     ),
     (
       "resnet101",

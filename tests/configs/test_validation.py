@@ -12,7 +12,8 @@ from configs import common, shapes_lt, validation
       "model.backbone",
       "resnet52",
       "config.model.backbone='resnet52' is unknown; nearest valid: 'resnet50';"
-      " valid: resnet50, resnet101, resnet_small",
+      " valid: resnet50, resnet101, swin_t, swin_s, swin_b, swin_l, vit_b, resnet_small, swin_mini,"
+      " vit_mini",
     ),
     (
       "optimizer.name",
@@ -37,6 +38,17 @@ from configs import common, shapes_lt, validation
       1.0,
       "config.model.aspp_dropout=1.0 must be at least 0 and less than 1",
     ),
+    (
+      "model.drop_path",
+      -0.7,
+      "config.model.drop_path=-0.7 must be -1 or at least 0 and less than 1; nearest valid: -1",
+    ),
+    (
+      "loss.oversample_ratio",
+      0.5,
+      "config.loss.oversample_ratio=0.5 must be at least 1; nearest valid: 1",
+    ),
+    ("model.max_targets", 0, "config.model.max_targets=0 must be at least 1; nearest valid: 1"),
     (
       "optimizer.learning_rate",
       math.nan,
@@ -73,6 +85,46 @@ def test_wrong_value_names_field_value_and_nearest(field, value, message):
   with pytest.raises(ValueError) as raised:
     common.validate(config)
   assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(
+  ("variants", "field", "value", "message"),
+  [
+    (
+      "model=deeplabv3plus",
+      "model.backbone",
+      "swin_t",
+      "config.model.backbone='swin_t' does not fit config.model.name='deeplabv3plus', which needs a"
+      " ResNet: resnet50, resnet101, resnet_small; model=mask2former takes every backbone",
+    ),
+    (
+      "model=mask2former",
+      "model.channels",
+      100,
+      "config.model.channels=100 must be a multiple of 32, the groups of the decoders' group norms;"
+      " nearest valid: 96",
+    ),
+    (
+      "model=mask2former",
+      "model.num_heads",
+      6,
+      "config.model.channels=64 does not divide into config.model.num_heads=6 equal heads;"
+      " nearest valid: 4 heads",
+    ),
+  ],
+)
+def test_fields_of_the_model_fit_each_other(variants, field, value, message):
+  config = shapes_lt.get_config(variants)
+  config.update_from_flattened_dict({field: value})
+  with pytest.raises(ValueError) as raised:
+    common.validate(config)
+  assert str(raised.value) == message
+
+
+def test_fields_of_the_other_model_are_not_checked():
+  config = shapes_lt.get_config("model=deeplabv3plus")
+  config.model.channels = 100
+  common.validate(config)
 
 
 def test_config_without_a_field():

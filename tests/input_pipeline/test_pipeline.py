@@ -331,3 +331,40 @@ def is_gone(pid, seconds):
       return True  # Ended, and waits for whoever adopted it.
     time.sleep(0.05)
   return False
+
+
+def test_present_classes_by_hand():
+  label = np.array([[3, 3, 0], [7, 255, 255]], np.uint8)
+  counts = np.array([50, 0, 0, 2, 0, 0, 0, 9])
+  classes, dropped = pipeline.present_classes(label, 4, counts)
+  np.testing.assert_array_equal(classes, [0, 3, 7, -1])
+  assert classes.dtype == np.int32 and dropped == 0
+  # No room for all: class 0, the most frequent in the training set, is left out.
+  classes, dropped = pipeline.present_classes(label, 2, counts)
+  np.testing.assert_array_equal(classes, [3, 7])
+  assert dropped == 1
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 8))
+def test_present_classes_are_the_rarest_of_those_in_the_label(seed, max_targets):
+  rng = np.random.default_rng(seed)
+  counts = rng.integers(0, 5, 10)
+  label = rng.choice([*range(10), 65535], (4, 4)).astype(np.uint16)
+  classes, dropped = pipeline.present_classes(label, max_targets, counts)
+  listed = classes[classes >= 0]
+  present = np.setdiff1d(np.unique(label), [65535])
+  assert len(listed) + dropped == len(present) and len(listed) == min(len(present), max_targets)
+  assert (np.diff(listed) > 0).all() and (classes[len(listed) :] == -1).all()
+  left_out = np.setdiff1d(present, listed)
+  assert not len(left_out) or counts[left_out].min() >= counts[listed].max()
+
+
+def test_batches_list_their_classes_where_targets_are_asked_for():
+  records = Records(6)
+  options = config(max_targets=3, class_counts=tuple(range(10)))
+  batch = pipeline.TrainBatches(records, options)[0]
+  assert batch["classes"].shape == (options.batch_size, 3)
+  assert batch["dropped_classes"].shape == (options.batch_size,)
+  for label, classes in zip(batch["label"], batch["classes"], strict=True):
+    np.testing.assert_array_equal(classes[classes >= 0], np.setdiff1d(np.unique(label), [255]))
+  assert set(pipeline.TrainBatches(records, config())[0]) == {"image", "label"}

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from configs import coco_stuff_lt, folder
+from configs import coco_stuff_lt, folder, shapes_lt
 from input_pipeline import class_stats, class_tables, prepare, prepared
 from ltss_jax import dataset
 
@@ -55,6 +55,39 @@ def test_official_statistics_come_before_those_of_the_data(root, tmp_path):
     "common": 34,
     "frequent": 103,
   }
+
+
+def test_published_class_names_need_no_data(tmp_path):
+  config = coco_stuff_lt.get_config()
+  config.data.dir = str(tmp_path)
+  table = class_tables.load_class_table("coco_stuff_lt")
+  assert dataset.class_metadata(config) == table.metadata
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_class_names_of_shapes_lt_are_not_drawn_for(tmp_path):
+  config = shapes_lt.get_config()
+  config.data.dir = str(tmp_path)
+  assert dataset.class_metadata(config).num_classes == 24
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_class_names_of_a_folder_need_its_classes_or_its_prepared_data(root, tmp_path):
+  config = folder.get_config()
+  config.data.dir = str(tmp_path / "data")
+  config.data.root = str(tmp_path / "photos")
+  shutil.copytree(root, tmp_path / "photos")
+  expected = dataset.load_dataset(config).metadata
+  assert expected.class_names == ("left", "right")
+  shutil.rmtree(tmp_path / "photos")
+  assert dataset.class_metadata(config) == expected
+  (tmp_path / "photos").mkdir()
+  (tmp_path / "photos" / "classes.txt").write_text("left\nright\n")
+  shutil.rmtree(tmp_path / "data")
+  assert dataset.class_metadata(config) == expected
+  config.data.root = str(tmp_path / "none")
+  with pytest.raises(FileNotFoundError, match="none does not exist"):
+    dataset.class_metadata(config)
 
 
 def test_data_that_are_not_there_are_named(tmp_path):

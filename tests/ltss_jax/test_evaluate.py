@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import eval_pipeline
-from ltss_jax import architectures, evaluate, mesh as mesh_lib
+from ltss_jax import architectures, evaluate, mesh as mesh_lib, resize_labels
 
 NUM_CLASSES = 4
 SIZES = [(20, 30), (24, 24), (20, 30), (31, 17), (20, 30), (24, 24), (20, 30)]
@@ -16,10 +16,16 @@ SIZES = [(20, 30), (24, 24), (20, 30), (31, 17), (20, 30), (24, 24), (20, 30)]
 def colour_architecture():
   """Scores a pixel's classes by fixed random weights of its colour: a model without rounding."""
 
-  def scores(params, stats, image):
+  def predict(params, stats, image):
     return image @ params["weights"] + stats["bias"]
 
-  return architectures.Architecture(None, None, (), scores, None)
+  def score_blocks(scores, size):
+    assert scores.shape[:2] == size
+    return lambda start, count: jax.lax.dynamic_slice_in_dim(scores, start, count, axis=-1)
+
+  return architectures.Architecture(
+    NUM_CLASSES, None, None, (), predict=predict, score_blocks=score_blocks, decays=None
+  )
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +119,24 @@ def test_labels_are_predicted_at_their_own_size(source, variables):
   scores = architectures.normalize(image) @ variables[0]["weights"] + variables[1]["bias"]
   judge = jax.image.resize(scores, (45, 71, NUM_CLASSES), "bilinear", antialias=False).argmax(-1)
   np.testing.assert_array_equal(resized, judge)
+
+
+@pytest.mark.parametrize("block_values", [1 << 26, 45 * 71 * 3])
+def test_scores_are_those_that_the_labels_maximise(source, variables, monkeypatch, block_values):
+  monkeypatch.setattr(resize_labels, "_BLOCK_VALUES", block_values)
+  predictor = evaluate.Predictor(colour_architecture(), mesh_lib.data_mesh(jax.devices()[:2]))
+  image = np.stack([image for image, label in decoded(source) if label.shape == (20, 30)][:2])
+  sizes = [(20, 30), (45, 71)]
+  results = predictor.scores(*variables, image, sizes)
+  labels = predictor(*variables, image, sizes)
+  for i, (height, width) in enumerate(sizes):
+    assert results[i].shape == (NUM_CLASSES, height, width) and results[i].dtype == np.float32
+    scores = architectures.normalize(image[i]) @ variables[0]["weights"] + variables[1]["bias"]
+    shape = (height, width, NUM_CLASSES)
+    judge = jax.image.resize(scores, shape, "bilinear", antialias=False)
+    # Float32 round-off of two blends of values up to 3.
+    np.testing.assert_allclose(results[i].transpose(1, 2, 0), judge, atol=1e-5)
+    np.testing.assert_array_equal(results[i].argmax(0), labels[i, :height, :width])
 
 
 def test_sums_of_one_process_are_its_own_counts():

@@ -19,28 +19,38 @@ def test_taps_are_half_pixel_bilinear(in_size, out_size):
   np.testing.assert_allclose(ours[:out_size], judge, atol=2e-5)
 
 
-@pytest.mark.parametrize("block_values", [1 << 26, 500])
-def test_labels_of_different_sizes_in_one_batch(monkeypatch, block_values):
-  monkeypatch.setattr(resize_labels, "_BLOCK_VALUES", block_values)
-  scores = jax.random.normal(jax.random.key(0), (2, 16, 24, 7))
-  sizes, padded = [(37, 50), (12, 64)], (48, 64)
-  rows, columns = (
-    tuple(
-      np.stack(x)
-      for x in zip(
-        *[
-          resize_labels.bilinear_taps(scores.shape[1 + axis], size[axis], padded[axis])
-          for size in sizes
-        ],
-        strict=True,
-      )
-    )
-    for axis in (0, 1)
+@pytest.mark.parametrize("classes_at_a_time", [7, 3, 1])
+@pytest.mark.parametrize("size", [(37, 50), (12, 64), (16, 24)])
+def test_labels_do_not_depend_on_the_blocks(monkeypatch, classes_at_a_time, size):
+  scores = jax.random.normal(jax.random.key(0), (16, 24, 7))
+  scores = jnp.where(scores < 0, 0, scores)  # equal scores: the first class wins
+  pixels = max(16 * 24, size[0] * size[1])
+  monkeypatch.setattr(resize_labels, "_BLOCK_VALUES", classes_at_a_time * pixels)
+  asked = []
+
+  def blocks(start, count):
+    asked.append(count)
+    return jax.lax.dynamic_slice_in_dim(scores, start, count, axis=-1)
+
+  taps = tuple(
+    resize_labels.bilinear_taps(scores.shape[axis], size[axis], size[axis] + 3) for axis in (0, 1)
   )
-  labels = jax.jit(resize_labels.resized_argmax)(scores, rows, columns)
-  assert labels.shape == (2, *padded)
-  assert labels.dtype == jnp.uint16
-  for i, (height, width) in enumerate(sizes):
-    judge = jax.image.resize(scores[i], (height, width, 7), "bilinear", antialias=False)
-    # Scores that differ by round-off only may win on either side: none does with this seed.
-    np.testing.assert_array_equal(labels[i, :height, :width], judge.argmax(-1))
+  label = jax.jit(lambda taps: resize_labels.argmax(blocks, 7, pixels, taps))(taps)
+  assert label.dtype == jnp.uint16 and set(asked) == {classes_at_a_time}
+  judge = jax.image.resize(scores, (*size, 7), "bilinear", antialias=False)
+  # Scores that differ by round-off only may win on either side: none does with this seed.
+  np.testing.assert_array_equal(label[: size[0], : size[1]], judge.argmax(-1))
+
+
+def test_labels_of_the_input_size_need_no_taps():
+  scores = jax.random.normal(jax.random.key(0), (5, 6, 4))
+  label = resize_labels.argmax(lambda start, count: scores[..., start : start + count], 4, 30)
+  np.testing.assert_array_equal(label, scores.argmax(-1))
+
+
+def test_blocks_stay_within_the_budget_and_hold_at_least_one():
+  assert resize_labels.classes_per_block(847, 640 * 480) == (1 << 26) // (640 * 480)
+  assert resize_labels.classes_per_block(847, 1 << 30) == 1
+  assert resize_labels.classes_per_block(24, 100 * 100) == 24
+  assert resize_labels.images_per_block(24, 128 * 128) == (1 << 26) // (24 * 128 * 128)
+  assert resize_labels.images_per_block(847, 1 << 20) == 1

@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs import shapes_lt
+from configs import common, mhp_v2, shapes_lt, validation
 from ltss_jax import run_config
 
 
@@ -14,6 +14,8 @@ def test_same_config_passes_and_free_fields_may_change(tmp_path):
   config.data.num_workers = 7
   config.eval.every_steps = 3
   config.checkpoint.keep = 9
+  config.predict.save_scores = True
+  config.train.max_nonfinite_steps = 2
   run_config.check(tmp_path, config)
   run_config.check(tmp_path, config, evaluating=True)
   assert (tmp_path / "config.json").exists()
@@ -38,6 +40,39 @@ def test_another_model_cannot_be_evaluated(tmp_path):
   config = shapes_lt.get_config("backbone=resnet50")
   with pytest.raises(ValueError, match=r"config\.model\.backbone: 'resnet_small' there"):
     run_config.check(tmp_path, config, evaluating=True)
+
+
+def test_evaluation_compares_what_inference_depends_on(tmp_path):
+  run_config.write(tmp_path, mhp_v2.get_config())
+  config = mhp_v2.get_config()
+  # Of training, of the computation, of the other model.
+  config.update_from_flattened_dict(
+    {"model.drop_path": 0.2, "model.dtype": "float32", "model.aspp_channels": 8}
+  )
+  run_config.check(tmp_path, config, evaluating=True)
+  config.model.num_queries = 50
+  with pytest.raises(
+    ValueError, match=r"holds a run .*\n  config\.model\.num_queries: 100 there, 50"
+  ):
+    run_config.check(tmp_path, config, evaluating=True)
+
+
+def test_the_crop_sets_the_size_of_pooling_windows(tmp_path):
+  config = mhp_v2.get_config("model=deeplabv3plus")
+  run_config.write(tmp_path, config)
+  config.data.crop_size = 640
+  run_config.check(tmp_path, config, evaluating=True)
+  config.model.image_pooling = "window"
+  run_config.write(tmp_path, config)
+  config.data.crop_size = 512
+  with pytest.raises(ValueError, match=r"config\.data\.crop_size: 640 there, 512 now"):
+    run_config.check(tmp_path, config, evaluating=True)
+
+
+def test_every_field_of_inference_is_a_field():
+  model = common.get_config().model
+  for name in validation.CHOICES["model.name"]:
+    assert set(run_config.inference_fields(name)) <= set(model)
 
 
 def test_unreadable_config_is_named(tmp_path):

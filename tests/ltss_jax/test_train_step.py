@@ -23,17 +23,19 @@ SMALL = deeplabv3plus.DeepLabV3PlusConfig(
 def linear_architecture():
   """A per-pixel linear classifier with plain mean loss: small enough to differentiate by hand."""
 
-  def loss(params, stats, image, label, rng):
+  def loss(params, stats, batch, rng):
     del rng
-    score = image @ params["head"]["kernel"]  # [B, H, W]
-    value = jnp.mean((score - label) ** 2)
-    return value, ({"seen": stats["seen"] + image.shape[0]}, {"loss": value})
+    score = batch["image"] @ params["head"]["kernel"]  # [B, H, W]
+    value = jnp.mean((score - batch["label"]) ** 2)
+    return value, ({"seen": stats["seen"] + score.shape[0]}, {"loss": value})
 
   return architectures.Architecture(
+    num_classes=1,
     init=lambda key: ({"head": {"kernel": jnp.ones(3)}}, {"seen": jnp.int32(0)}),
     loss=loss,
     loss_terms=("loss",),
-    scores=lambda params, stats, image: image,
+    predict=lambda params, stats, image: image,
+    score_blocks=lambda prediction, size: lambda start, count: prediction,
     decays=lambda path: True,
   )
 
@@ -96,15 +98,37 @@ def test_accumulation_averages_gradients_and_passes_statistics_on():
   assert int(accumulated.stats["seen"]) == int(plain.stats["seen"]) == 16
 
 
-def test_first_non_finite_step_is_remembered():
-  # A rate this large overflows float32 within a few steps.
-  state, history = run(linear_architecture(), batch(2, 4), 8, rate=1e12)
-  losses_finite = [bool(np.isfinite(h["sums"]["grad_norm"])) for h in history]
-  first = int(state.nonfinite_step)
-  assert 1 < first <= 8
-  assert all(h["nonfinite_step"] == 0 for h in history[: first - 1])
-  assert all(h["nonfinite_step"] == first for h in history[first - 1 :])
-  assert not losses_finite[first - 1]
+def test_steps_that_are_not_finite_change_nothing_and_the_limit_is_remembered():
+  # A rate this large overflows float32 within a few steps, and then every loss does.
+  options = dict(rate=1e12, max_nonfinite_steps=2, log_every_steps=100)
+  _, history = run(linear_architecture(), batch(2, 4), 8, **options)
+  skipped = [int(h["sums"]["skipped_steps"]) for h in history]
+  first = skipped.index(1) + 1  # number of the first step that was skipped
+  assert first > 1 and skipped[first - 1 :] == list(range(1, 8 - first + 2))
+  assert [int(h["diverged_step"]) for h in history] == [0] * (first + 1) + [first + 2] * (7 - first)
+  before, _ = run(linear_architecture(), batch(2, 4), first - 1, **options)
+  after, after_history = run(linear_architecture(), batch(2, 4), first + 1, **options)
+  for name in ("params", "stats", "opt_state"):
+    jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(before, name))
+  assert int(after.step) == first + 1
+  assert np.isfinite(after_history[-1]["sums"]["loss"])
+
+
+def test_finite_steps_between_set_the_count_back():
+  data = batch(2, 4)
+  bad = {**data, "label": np.full((2, 4, 4), np.inf, np.float32)}
+  good = {**data, "label": data["label"].astype(np.float32)}
+  mesh, transform = mesh_lib.data_mesh(jax.devices()[:1]), optax.sgd(0.1)
+  state = train_step.init_state(linear_architecture(), transform, 0, mesh)
+  step = train_step.make_train_step(
+    linear_architecture(), transform, mesh, seed=0, log_every_steps=9, max_nonfinite_steps=2
+  )
+  counts = []
+  for inputs in (bad, bad, good, bad, bad, bad):
+    state, _ = step(state, mesh_lib.put_batch(inputs, mesh))
+    counts.append(int(state.skipped_in_a_row))
+  assert counts == [1, 2, 0, 1, 2, 3]
+  assert int(state.diverged_step) == 6
 
 
 def test_one_and_four_devices_agree_and_statistics_are_of_the_global_batch():

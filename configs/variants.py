@@ -1,0 +1,159 @@
+"""The variants of config files: `FILE:model=deeplabv3plus,backbone=resnet101`."""
+
+from collections.abc import Callable, Mapping
+
+import ml_collections
+
+from configs import validation
+
+Variants = Mapping[str, Mapping[str, Callable[[ml_collections.ConfigDict], None]]]
+
+
+def _mask2former(config: ml_collections.ConfigDict) -> None:
+  """The defaults of `common.get_config` are its recipe."""
+  config.model.name = "mask2former"
+
+
+def _deeplabv3plus(config: ml_collections.ConfigDict) -> None:
+  """SGD with momentum at 0.01, weight decay 1e-4, no clipping; batch norm is trained."""
+  config.model.name = "deeplabv3plus"
+  config.model.backbone_norm = "batch_norm"
+  config.model.dtype = "float32"
+  config.optimizer.name = "sgd"
+  config.optimizer.learning_rate = 0.01
+  config.optimizer.weight_decay = 1e-4
+  config.optimizer.backbone_multiplier = 1.0
+  config.optimizer.clip_norm = 0.0
+
+
+def _backbone(name: str) -> Callable[[ml_collections.ConfigDict], None]:
+  def overwrite(config: ml_collections.ConfigDict) -> None:
+    config.model.backbone = name
+
+  return overwrite
+
+
+def _resnet101(config: ml_collections.ConfigDict) -> None:
+  config.model.backbone = "resnet101"
+  config.model.backbone_norm = "batch_norm"  # the release's one Mask2Former recipe that trains it
+
+
+def _resnet_small(config: ml_collections.ConfigDict) -> None:
+  """A network for a CPU and for crops of 128 to 256 px, trained from random weights."""
+  model = config.model
+  model.backbone = "resnet_small"
+  # Frozen constants and a tenth of the learning rate are for pre-trained weights.
+  model.backbone_norm = "batch_norm"
+  config.optimizer.backbone_multiplier = 1.0
+  model.dtype = "float32"  # CPUs compute bfloat16 no faster
+  model.channels = 64
+  model.num_queries = 24
+  model.encoder_layers = 1
+  model.decoder_layers = 3
+  model.num_heads = 2
+  model.encoder_width = 128
+  model.decoder_width = 128
+  model.max_targets = 16
+  config.loss.num_points = 512  # about as dense as 12,544 on a crop of 512 px
+  # With a small backbone nearly all of the time would go into the head's 3x3 convolutions.
+  model.aspp_channels = 64
+  model.low_level_channels = 32
+  model.decoder_channels = 64
+  # A crop of 128 to 256 px is 8 to 16 cells wide: dilations of 12 and 18 would see only padding.
+  model.aspp_dilations = (2, 4, 6)
+
+
+def crops_of_640(config: ml_collections.ConfigDict) -> None:
+  """The released recipes "res640": larger crops, training scales and test images."""
+  config.data.crop_size = 640
+  config.data.base_size = 640
+  config.data.max_size = 2560
+  config.eval.min_size = 640
+  config.eval.max_size = 2560
+
+
+# Variant key -> value -> what it overwrites, applied in this order.
+VARIANTS: Variants = {
+  "model": {"mask2former": _mask2former, "deeplabv3plus": _deeplabv3plus},
+  "backbone": {
+    "resnet50": _backbone("resnet50"),
+    "resnet101": _resnet101,
+    "swin_t": _backbone("swin_t"),
+    "swin_s": _backbone("swin_s"),
+    "swin_b": _backbone("swin_b"),
+    "swin_l": _backbone("swin_l"),
+    "vit_b": _backbone("vit_b"),
+    "resnet_small": _resnet_small,
+  },
+}
+
+DEFAULTS = {"model": "mask2former", "backbone": "resnet50"}
+
+
+def parse_variants(variants: str) -> dict[str, str]:
+  """Splits the text behind the colon of `--config=FILE:model=deeplabv3plus,backbone=resnet101`.
+
+  Args:
+    variants: comma-separated `key=value` pairs in any order; "" is none.
+
+  Returns:
+    The chosen value of each given key.
+
+  Raises:
+    ValueError: unknown or repeated key, unknown value, or a part that is no pair.
+  """
+  chosen: dict[str, str] = {}
+  for part in filter(None, (part.strip() for part in variants.split(","))):
+    key, equals, value = (text.strip() for text in part.partition("="))
+    if not equals:
+      raise ValueError(f"variant {part!r} is not of the form key=value; {_key_hint(part)}")
+    if key not in VARIANTS:
+      raise ValueError(f"unknown variant key {key!r} in {part!r}; {_key_hint(key)}")
+    if value not in VARIANTS[key]:
+      raise ValueError(
+        f"unknown value {value!r} of variant {key!r}; {validation.hint(value, VARIANTS[key])}"
+      )
+    if key in chosen:
+      raise ValueError(
+        f"variant {key!r} is given twice: {chosen[key]!r} and {value!r}; give it once"
+      )
+    chosen[key] = value
+  return chosen
+
+
+def _key_hint(text: str) -> str:
+  """Names `key=value` where the text is a value without its key, otherwise the nearest key."""
+  for key, values in VARIANTS.items():
+    if text in values:
+      return f"nearest valid: '{key}={text}'"
+  return validation.hint(text, VARIANTS)
+
+
+def apply_variants(
+  config: ml_collections.ConfigDict,
+  variants: str,
+  *,
+  defaults: Mapping[str, str] | None = None,
+  recipes: Variants | None = None,
+) -> ml_collections.ConfigDict:
+  """Overwrites what the chosen variants change: first for all data sets, then for this one.
+
+  Args:
+    config: the data set's config; changed in place.
+    variants: as in `parse_variants`.
+    defaults: the file's own choices for keys that are not given, before `DEFAULTS`.
+    recipes: what the file itself overwrites for a chosen value, laid out as `VARIANTS`. It comes
+      last, so that it sees the model and the backbone that were chosen.
+
+  Returns:
+    The same config.
+
+  Raises:
+    ValueError: as in `parse_variants`.
+  """
+  chosen = {**DEFAULTS, **(defaults or {}), **parse_variants(variants)}
+  for table in (VARIANTS, recipes or {}):
+    for key, values in table.items():
+      if chosen[key] in values:
+        values[chosen[key]](config)
+  return config

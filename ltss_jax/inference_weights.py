@@ -1,0 +1,116 @@
+"""The weights that evaluation and prediction run on: of a run, or of a converted directory."""
+
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+from etils import epath
+
+from ltss_jax import (
+  architectures,
+  build,
+  checkpoint,
+  mesh as mesh_lib,
+  optimizer,
+  run_config,
+  train_step,
+)
+from ltss_jax.weights import report, trees
+
+LATEST, BEST = 0, -1  # values of config.eval.step beside step numbers
+
+
+def require_run(workdir: epath.PathLike) -> epath.Path:
+  """The directory of a run's checkpoints.
+
+  Raises:
+    checkpoint.CheckpointError: there is none.
+  """
+  directory = build.checkpoint_directory(epath.Path(workdir).expanduser())
+  if not directory.exists():
+    raise checkpoint.CheckpointError(
+      f"{directory} does not exist: --workdir={workdir} holds no trained model. Train one first "
+      "with the same command and --mode=train, or give converted weights with --checkpoint=DIR."
+    )
+  return directory
+
+
+def of_run(
+  config: ml_collections.ConfigDict,
+  workdir: epath.PathLike,
+  architecture: architectures.Architecture,
+) -> tuple[int, Any, Any]:
+  """Restores the step that `config.eval.step` names: a number, 0 the latest, -1 the best by mIoU.
+
+  Args:
+    config: of the run; only what inference does not depend on may differ.
+    workdir: of the run.
+    architecture: of the config.
+
+  Returns:
+    (step, params, stats), replicated over all devices.
+
+  Raises:
+    ValueError: the run is of another model.
+    checkpoint.CheckpointError: there is no such checkpoint.
+  """
+  directory = require_run(workdir)
+  run_config.check(workdir, config, evaluating=True)
+  transform = optimizer.make_optimizer(build.optimizer_config(config), architecture.decays)
+  abstract = train_step.abstract_state(architecture, transform, mesh_lib.data_mesh())
+  with checkpoint.Checkpoints(directory, config.checkpoint.keep) as saved:
+    wanted = config.eval.step
+    if wanted == BEST and saved.best_step is None:
+      raise checkpoint.CheckpointError(
+        f"config.eval.step={BEST} asks for the best checkpoint, but none in {directory} was "
+        f"evaluated in training; steps there: {saved.steps}, and 0 is the latest"
+      )
+    step = {LATEST: None, BEST: saved.best_step}.get(wanted, wanted)
+    state, _ = saved.restore(abstract, step=step)
+  return int(state.step), state.params, state.stats
+
+
+def of_directory(
+  config: ml_collections.ConfigDict,
+  directory: epath.PathLike,
+  architecture: architectures.Architecture,
+) -> tuple[Any, Any]:
+  """Loads converted weights.
+
+  Args:
+    config: of the same model.
+    directory: that `python -m ltss_jax.convert` wrote.
+    architecture: of the config.
+
+  Returns:
+    (params, stats), replicated over all devices.
+
+  Raises:
+    ValueError: the weights are of another model, or of a part of it.
+    checkpoint.CheckpointError: they cannot be read.
+  """
+  params, stats, info = checkpoint.load_weights(directory)
+  run_config.check_weights(directory, info, config, architecture.num_classes)
+  abstract = jax.eval_shape(architecture.init, jax.random.key(0))
+  problems = _differences(abstract[0], params) + _differences(abstract[1], stats)
+  if problems:
+    raise ValueError(
+      f"the weights in {directory} do not fit config.model.name={config.model.name!r}:\n"
+      + report.problems_text(problems)
+    )
+  logging.info("Weights of %s", directory)
+  return jax.device_put((params, stats), mesh_lib.replicated(mesh_lib.data_mesh()))
+
+
+def _differences(expected: Any, loaded: Any) -> list[str]:
+  """Names that are missing (-) or too many (+), and shapes that differ (!)."""
+  expected, loaded = trees.flatten(expected), trees.flatten(loaded)
+  problems = [f"- {name}: missing in the weights" for name in expected.keys() - loaded.keys()]
+  problems += [f"+ {name}: not part of the model" for name in loaded.keys() - expected.keys()]
+  for name in expected.keys() & loaded.keys():
+    ours, theirs = expected[name].shape, np.shape(loaded[name])
+    if ours != theirs:
+      problems.append(f"! {name}: the weights have {theirs}, the model {ours}")
+  return problems

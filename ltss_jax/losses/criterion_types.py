@@ -1,0 +1,106 @@
+"""Settings, targets and result of Mask2Former's criterion."""
+
+import dataclasses
+
+import jax
+
+from ltss_jax.losses import matching
+
+
+@dataclasses.dataclass(frozen=True)
+class CriterionConfig:
+  """Settings of the criterion.
+
+  Attributes:
+    num_points: points per mask, in costs and losses.
+    oversample_ratio: points drawn for a mask's loss to choose the uncertain ones from, as a
+      multiple of `num_points`.
+    importance_sample_ratio: share of the points of the loss that are chosen so; the others are
+      drawn afresh.
+    class_weight: of the class term, in costs and loss.
+    mask_weight: of the cross-entropy of mask points.
+    dice_weight: of the dice term.
+    no_object_weight: class weight of "no object" in the cross-entropy; classes have 1.
+    matcher: "scipy" or "optax", see `matching.match`.
+    ignored_pixels: "background": pixels with the ignore label are negatives of every mask.
+    pairs_per_step: matched pairs whose mask losses are computed at once. It bounds the memory, and
+      the number of pairs of padding that are computed beside real ones; below 6, XLA leaves a
+      second CPU core idle.
+  """
+
+  num_points: int = 12544
+  oversample_ratio: float = 3.0
+  importance_sample_ratio: float = 0.75
+  class_weight: float = 2.0
+  mask_weight: float = 5.0
+  dice_weight: float = 5.0
+  no_object_weight: float = 0.1
+  matcher: str = "scipy"
+  ignored_pixels: str = "background"
+  pairs_per_step: int = 6
+
+  def __post_init__(self):
+    if self.matcher not in matching.BACKENDS:
+      names = " or ".join(matching.BACKENDS)
+      raise ValueError(f"matcher is {self.matcher!r}; set it to {names}")
+    if self.ignored_pixels != "background":
+      raise ValueError(f"ignored_pixels is {self.ignored_pixels!r}; set it to 'background'")
+    if self.num_points < 1 or self.pairs_per_step < 1:
+      raise ValueError(
+        f"num_points is {self.num_points} and pairs_per_step {self.pairs_per_step}; "
+        "set both to 1 or more"
+      )
+    if not 0 <= self.importance_sample_ratio <= 1:
+      raise ValueError(
+        f"importance_sample_ratio is {self.importance_sample_ratio}; set it to 0 up to 1"
+      )
+    if self.oversample_ratio < 1:
+      raise ValueError(f"oversample_ratio is {self.oversample_ratio}; set it to 1 or more")
+
+  @property
+  def num_candidates(self) -> int:
+    """Points to choose the uncertain ones from."""
+    return int(self.num_points * self.oversample_ratio)
+
+  @property
+  def num_uncertain(self) -> int:
+    """Points of a mask's loss that are chosen for their uncertainty."""
+    return int(self.num_points * self.importance_sample_ratio)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Targets:
+  """What the criterion compares with: label maps and the classes in them.
+
+  Attributes:
+    labels: [B, H, W] integer class ids; ids that `classes` does not name belong to no mask.
+    classes: [B, T] int32, the present classes; -1 is padding.
+  """
+
+  labels: jax.Array
+  classes: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class CriterionSums:
+  """Sums that merge over devices by addition.
+
+  Attributes:
+    class_sum: [L] weighted cross-entropy over all queries, for each prediction.
+    class_weight_sum: [L] weights of these queries.
+    bce_sum: [L] mean cross-entropy over a pair's points, summed over pairs.
+    dice_sum: [L] dice loss over a pair's points, summed over pairs.
+    num_targets: float32 scalar, targets, matched or not.
+    nonfinite_logits: float32 scalar, class and mask logits that are infinite or not a number.
+    invalid_matches: int32 scalar, problems that the matcher gave no valid answer to.
+  """
+
+  class_sum: jax.Array
+  class_weight_sum: jax.Array
+  bce_sum: jax.Array
+  dice_sum: jax.Array
+  num_targets: jax.Array
+  nonfinite_logits: jax.Array
+  invalid_matches: jax.Array

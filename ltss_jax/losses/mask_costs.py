@@ -1,0 +1,96 @@
+"""Matching costs of Mask2Former: class probability, cross-entropy and dice at random points."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ltss_jax.losses import points
+from ltss_jax.losses.criterion_types import CriterionConfig
+
+
+def matching_costs(
+  config: CriterionConfig,
+  class_logits: jax.Array,
+  mask_logits: jax.Array,
+  labels: jax.Array,
+  classes: jax.Array,
+  keys: jax.Array,
+) -> jax.Array:
+  """Costs of all pairs, at fresh points for every prediction and image.
+
+  Args:
+    config: settings.
+    class_logits: [L, B, Q, C+1] float32.
+    mask_logits: [L, B, h, w, Q] float32.
+    labels: [B, H+2, W+2] padded label maps.
+    classes: [B, T] int32.
+    keys: [L, B] PRNG keys.
+
+  Returns:
+    [L, B, Q, T] float32 without gradient; columns of padded targets mean nothing.
+  """
+
+  def of_image(inputs):
+    image, image_classes, image_class_logits, image_mask_logits, key = inputs
+    at = points.draw(key, config.num_points)  # [K]
+    target_values = points.label_values(labels, image, image_classes, at)  # [K, T]
+    point_logits = points.sample(image_mask_logits, at)  # [K, Q]
+    return pair_costs(config, image_class_logits, point_logits, image_classes, target_values)
+
+  # One image at a time, as the logits at the points are K x Q numbers.
+  def of_prediction(inputs):
+    return lax.map(of_image, (jnp.arange(classes.shape[0]), classes, *inputs))
+
+  class_logits, mask_logits = lax.stop_gradient((class_logits, mask_logits))
+  costs = lax.map(of_prediction, (class_logits, mask_logits, keys))  # [L, B, T, Q]
+  return jnp.swapaxes(costs, -1, -2)
+
+
+def pair_costs(
+  config: CriterionConfig,
+  class_logits: jax.Array,
+  point_logits: jax.Array,
+  classes: jax.Array,
+  target_values: jax.Array,
+) -> jax.Array:
+  """Costs of every target with every query of an image.
+
+  Args:
+    config: settings.
+    class_logits: [Q, C+1] float32.
+    point_logits: [K, Q] float32 mask logits at the points.
+    classes: [T] int32.
+    target_values: [K, T] target masks at the points.
+
+  Returns:
+    [T, Q] float32: -2 p(class) + 5 BCE + 5 dice, with the default weights. Targets lead, since
+    XLA's CPU products of this shape are the fast ones.
+  """
+  probability = jax.nn.softmax(class_logits)
+  class_cost = -jnp.take(probability, jnp.maximum(classes, 0), axis=-1).T  # [T, Q]
+  mask = jax.nn.sigmoid(point_logits)  # [K, Q]
+  bce = _softplus_sums(point_logits, mask) - _product(target_values, point_logits)
+  sizes = jnp.sum(mask, axis=0) + jnp.sum(target_values, axis=0)[:, None]
+  dice = 1 - (2 * _product(target_values, mask) + 1) / (sizes + 1)
+  return (
+    config.class_weight * class_cost
+    + config.mask_weight * bce / point_logits.shape[0]
+    + config.dice_weight * dice
+  )
+
+
+def _softplus_sums(logits: jax.Array, probability: jax.Array) -> jax.Array:
+  """Sums over the points [K, Q] of softplus(x) = max(x, 0) - log(max(p, 1 - p)): [Q].
+
+  64 factors between 1/2 and 1 are multiplied before a logarithm is taken, which would otherwise
+  cost more than all the rest of the cross-entropy.
+  """
+  factor = jnp.maximum(probability, 1 - probability)
+  padded = jnp.pad(factor, ((0, -factor.shape[0] % 64), (0, 0)), constant_values=1.0)
+  products = jnp.prod(padded.reshape(64, -1, padded.shape[1]), axis=0)
+  return jnp.sum(jnp.maximum(logits, 0), axis=0) - jnp.sum(jnp.log(products), axis=0)
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+  """Sums over points, [K, T] with [K, Q] to [T, Q], in float32 whatever the default precision."""
+  return lax.dot_general(a, b, (((0,), (0,)), ((), ())), precision=lax.Precision.HIGHEST)

@@ -1,0 +1,158 @@
+"""Mask2Former's losses of matched pairs: cross-entropy and dice at uncertain and random points."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+
+from ltss_jax.losses import points
+from ltss_jax.losses.criterion_types import CriterionConfig
+from ltss_jax.losses.points import Points
+
+
+def mask_losses(
+  config: CriterionConfig,
+  mask_logits: jax.Array,
+  labels: jax.Array,
+  classes: jax.Array,
+  query_of_target: jax.Array,
+  keys: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+  """Cross-entropy and dice loss of the matched pairs of all predictions.
+
+  Args:
+    config: settings.
+    mask_logits: [L, B, h, w, Q] float32.
+    labels: [B, H+2, W+2] padded label maps.
+    classes: [B, T] int32.
+    query_of_target: [L, B, T] int32, -1 without a query.
+    keys: [L, B] PRNG keys; every target of an image has its own points.
+
+  Returns:
+    [L] cross-entropy (mean over a pair's points) and [L] dice loss, both summed over pairs.
+  """
+
+  def of_prediction(inputs):
+    return _prediction_losses(config, labels, classes, *inputs)
+
+  # The choice of points is kept for the backward pass, all else is computed again there.
+  policy = jax.checkpoint_policies.save_only_these_names("points")
+  return lax.map(jax.checkpoint(of_prediction, policy=policy), (mask_logits, query_of_target, keys))
+
+
+def _prediction_losses(config, labels, classes, mask_logits, query_of_target, keys):
+  """`mask_losses` of one prediction: the same arguments without L, scalars as result."""
+  real, image, target, query = _in_steps(query_of_target, config.pairs_per_step)
+  pair_keys = jax.vmap(jax.vmap(jax.random.fold_in))(keys[image], target)
+  take = lambda b, q: mask_logits[b, :, :, q]  # noqa: E731
+  masks = jax.vmap(jax.vmap(take))(image, query)  # [steps, P, h, w]
+
+  def choose(inputs):
+    return draw_loss_points(config, *inputs)
+
+  at = lax.map(choose, (real, lax.stop_gradient(masks), pair_keys))  # [steps, P, K]
+  at = Points(*(checkpoint_name(coordinate, "points") for coordinate in at))
+
+  def pair(mask, at, image, target, real):
+    target_values = points.label_values(labels, image, classes[image, target], at)  # [K]
+    losses = point_losses(points.sample(mask, at), target_values)
+    return tuple(jnp.where(real, loss, 0.0) for loss in losses)
+
+  @jax.checkpoint
+  def step(inputs):
+    return _if_any(inputs[-1], jax.vmap(pair), *inputs)
+
+  bce, dice = lax.map(step, (masks, at, image, target, real))
+  return bce.sum(), dice.sum()
+
+
+def _in_steps(query_of_target: jax.Array, pairs_per_step: int) -> tuple[jax.Array, ...]:
+  """Pairs in steps, the matched ones first, so that whole steps of padding can be skipped.
+
+  Args:
+    query_of_target: [B, T] int32.
+    pairs_per_step: P, at most.
+
+  Returns:
+    (real, image, target, query), each [steps, P]: whether it is a pair, and its indices.
+  """
+  num_targets = query_of_target.shape[1]
+  query = query_of_target.reshape(-1)
+  size = min(pairs_per_step, query.size)
+  order = jnp.argsort(query < 0, stable=True).astype(jnp.int32)
+  order = jnp.pad(order, (0, -query.size % size), mode="edge")
+  real = jnp.arange(order.size) < jnp.sum(query >= 0)
+  pairs = real, order // num_targets, order % num_targets, jnp.maximum(query[order], 0)
+  return tuple(index.reshape(-1, size) for index in pairs)
+
+
+def _if_any(flags: jax.Array, function, *arguments):
+  """function(*arguments) if any flag is set, zeros of its shape otherwise."""
+  # Not a plain zero, as both branches have to be marked as a shard's own value.
+  zero = jnp.sum(flags & False)
+
+  def blank(*arguments):
+    shapes = jax.eval_shape(function, *arguments)
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype) + zero.astype(x.dtype), shapes)
+
+  return lax.cond(jnp.any(flags), function, blank, *arguments)
+
+
+def draw_loss_points(
+  config: CriterionConfig, real: jax.Array, masks: jax.Array, keys: jax.Array
+) -> Points:
+  """Points for the losses of P masks: uncertain ones and random ones.
+
+  Args:
+    config: settings.
+    real: [P] bool; where all are false, the points mean nothing.
+    masks: [P, h, w] float32 logits.
+    keys: [P] PRNG keys.
+
+  Returns:
+    [P, K] points.
+  """
+  draw = jax.vmap(points.draw, (0, None))
+  num_fresh = config.num_points - config.num_uncertain
+
+  def candidates(masks, keys):
+    keys = jax.vmap(jax.random.split)(keys)  # [P, 2]
+    candidates = draw(keys[:, 0], config.num_candidates)  # [P, 3K]
+    return candidates, jax.vmap(points.sample)(masks, candidates), draw(keys[:, 1], num_fresh)
+
+  # Two conditions, since XLA would otherwise draw and sample again wherever the logits are used.
+  candidates, logits, fresh = _if_any(real, candidates, masks, keys)
+  chosen = _if_any(real, lambda x: points.most_uncertain(x, config.num_uncertain), logits)
+  return join_points(candidates, chosen, fresh)
+
+
+def join_points(candidates: Points, chosen: jax.Array, fresh: Points) -> Points:
+  """The chosen ones of the candidates, then all fresh points.
+
+  Args:
+    candidates: [P, 3K] points (with the default ratios, as below).
+    chosen: [P, 3K/4] int32 indices.
+    fresh: [P, K/4] points.
+
+  Returns:
+    [P, K] points.
+  """
+  take = lambda x: jnp.take_along_axis(x, chosen, axis=1, mode="promise_in_bounds")  # noqa: E731
+  return Points(*(jnp.concatenate([take(c), f], 1) for c, f in zip(candidates, fresh, strict=True)))
+
+
+def point_losses(logits: jax.Array, target_values: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Mean cross-entropy and dice loss over the points of one mask.
+
+  Args:
+    logits: [K] float32.
+    target_values: [K] float32 in [0, 1].
+
+  Returns:
+    Two float32 scalars.
+  """
+  softplus = jnp.maximum(logits, 0) + jnp.log1p(jnp.exp(-jnp.abs(logits)))
+  bce = jnp.mean(softplus - logits * target_values)
+  probability = jax.nn.sigmoid(logits)
+  overlap = jnp.sum(probability * target_values)
+  return bce, 1 - (2 * overlap + 1) / (jnp.sum(probability) + jnp.sum(target_values) + 1)

@@ -1,0 +1,150 @@
+"""Mask2Former: a set of class and mask predictions, and the semantic map that they make.
+
+Cheng et al., "Masked-attention Mask Transformer for Universal Image Segmentation", CVPR 2022.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ltss_jax.models import backbones, functional, layers, pixel_decoder, transformer_decoder
+
+STRIDE = 32  # of the coarsest features; images are padded to a multiple of it
+CLASS_HEADS = {"softmax": 1, "seesaw": 2}  # outputs of the class head beside the classes
+
+
+@dataclasses.dataclass(frozen=True)
+class Mask2FormerConfig:
+  """Shape of a Mask2Former.
+
+  Attributes:
+    num_classes: C, without the ignore label.
+    backbone: which features it stands on.
+    channels: width of both decoders.
+    num_queries: Q.
+    encoder_layers: of the pixel decoder.
+    decoder_layers: of the transformer decoder.
+    num_heads: of all attentions.
+    encoder_width: of the feed-forward networks in the pixel decoder.
+    decoder_width: of those in the transformer decoder.
+    class_head: "softmax" (C + 1 outputs) or "seesaw" (C class and 2 objectness outputs).
+    dtype: compute dtype of the transformer decoder; the pixel decoder is always float32.
+    remat: recompute the decoders' layers in the backward pass.
+  """
+
+  num_classes: int
+  backbone: backbones.BackboneConfig
+  channels: int = 256
+  num_queries: int = 100
+  encoder_layers: int = 6
+  decoder_layers: int = 9
+  num_heads: int = 8
+  encoder_width: int = 1024
+  decoder_width: int = 2048
+  class_head: str = "softmax"
+  dtype: str = "float32"
+  remat: bool = False
+
+
+class Mask2Former(nnx.Module):
+  """Backbone, pixel decoder and transformer decoder."""
+
+  def __init__(self, config: Mask2FormerConfig, *, rngs: nnx.Rngs):
+    self.backbone = backbones.build(config.backbone, rngs=rngs)
+    self.pixel_decoder = pixel_decoder.PixelDecoder(
+      self.backbone.out_channels,
+      pixel_decoder.PixelDecoderConfig(
+        channels=config.channels,
+        num_layers=config.encoder_layers,
+        num_heads=config.num_heads,
+        feed_forward_width=config.encoder_width,
+        remat=config.remat,
+      ),
+      rngs=rngs,
+    )
+    self.transformer_decoder = transformer_decoder.TransformerDecoder(
+      transformer_decoder.TransformerDecoderConfig(
+        num_outputs=config.num_classes + CLASS_HEADS[config.class_head],
+        channels=config.channels,
+        num_queries=config.num_queries,
+        num_layers=config.decoder_layers,
+        num_heads=config.num_heads,
+        feed_forward_width=config.decoder_width,
+        dtype=config.dtype,
+        remat=config.remat,
+      ),
+      rngs=rngs,
+    )
+    if config.class_head == "seesaw":
+      # Matched queries per class so far; the last slot of official checkpoints is unused.
+      counts = layers.Frozen(jnp.zeros(config.num_classes + 1))
+      self.transformer_decoder.seesaw_counts = counts
+
+  def __call__(
+    self, image: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Predicts masks and their classes.
+
+    Args:
+      image: [B, H, W, 3] float32, normalised; H and W multiples of 32 (`pad_to_stride`).
+      train: stochastic depth (which draws from `rngs.dropout`) and batch statistics.
+      rngs: needed in training of backbones with stochastic depth.
+
+    Returns:
+      (class logits [L + 1, B, Q, outputs], mask embeddings [L + 1, B, Q, C],
+      mask features [B, H/4, W/4, C]), float32; the last prediction is the final one.
+    """
+    features = self.backbone(image, train=train, rngs=rngs)
+    mask_features, memory = self.pixel_decoder(features)
+    return *self.transformer_decoder(mask_features, memory), mask_features
+
+
+def functions(config: Mask2FormerConfig) -> functional.Functional:
+  """The model as pure functions."""
+  return functional.functional(lambda rngs: Mask2Former(config, rngs=rngs))
+
+
+def pad_to_stride(image: jax.Array, value: float = 0) -> jax.Array:
+  """Pads [B, H, W, ...] on the right and bottom to a multiple of 32."""
+  height, width = image.shape[1:3]
+  padding = [(0, 0), (0, -height % STRIDE), (0, -width % STRIDE)] + [(0, 0)] * (image.ndim - 3)
+  return jnp.pad(image, padding, constant_values=value)
+
+
+def mask_logits(mask_embeddings: jax.Array, mask_features: jax.Array) -> jax.Array:
+  """[..., B, Q, C] and [B, h, w, C] -> [..., B, h, w, Q]."""
+  return jnp.einsum("...bqc,bhwc->...bhwq", mask_embeddings, mask_features)
+
+
+def class_scores(class_logits: jax.Array, class_head: str) -> jax.Array:
+  """Probability of each class for each query.
+
+  Args:
+    class_logits: [..., Q, C + 1], or [..., Q, C + 2] of a Seesaw head: class logits, then object
+      and no object.
+    class_head: "softmax" or "seesaw".
+
+  Returns:
+    [..., Q, C].
+  """
+  if class_head == "softmax":
+    return jax.nn.softmax(class_logits, axis=-1)[..., :-1]
+  objectness = jax.nn.softmax(class_logits[..., -2:], axis=-1)[..., :1]
+  return jax.nn.softmax(class_logits[..., :-2], axis=-1) * objectness
+
+
+def full_size_masks(mask_logits: jax.Array, height: int, width: int) -> jax.Array:
+  """Mask probabilities at the size of the unpadded input.
+
+  Args:
+    mask_logits: [B, h, w, Q] at stride 4 of the padded input.
+    height: of the unpadded input, px.
+    width: of the unpadded input, px.
+
+  Returns:
+    [B, height, width, Q]; times the class scores of the queries they are the semantic scores.
+  """
+  x = layers.resize_bilinear(mask_logits, 4 * mask_logits.shape[1], 4 * mask_logits.shape[2])
+  return jax.nn.sigmoid(x[:, :height, :width])

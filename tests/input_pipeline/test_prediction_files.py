@@ -1,0 +1,115 @@
+"""Which files a prediction reads and writes."""
+
+import numpy as np
+import pytest
+from etils import epath
+from PIL import Image
+
+from input_pipeline import prediction_files
+
+
+@pytest.fixture(name="folder")
+def _folder(tmp_path):
+  folder = epath.Path(tmp_path / "in")
+  folder.mkdir()
+  return folder
+
+
+def touch(folder, *names):
+  for name in names:
+    (folder / name).write_text("")
+  return [folder / name for name in names]
+
+
+def test_images_are_listed_by_name_without_what_is_no_image(folder):
+  touch(folder, "b.JPG", "a.png", ".hidden.png", "notes.txt", "c.d.jpeg")
+  (folder / "deeper.png").mkdir()
+  assert [path.name for path in prediction_files.list_images(folder)] == [
+    "a.png",
+    "b.JPG",
+    "c.d.jpeg",
+  ]
+  assert prediction_files.list_images(str(folder / "notes.txt")) == [folder / "notes.txt"]
+
+
+def test_nothing_to_predict(folder):
+  with pytest.raises(FileNotFoundError, match=r"in holds no images \(\.jpg"):
+    prediction_files.list_images(folder)
+  with pytest.raises(FileNotFoundError, match=r"--input=.*none does not exist"):
+    prediction_files.list_images(folder / "none")
+
+
+def test_outputs_keep_the_whole_stem():
+  assert prediction_files.output_names(epath.Path("in/c.d.jpeg")) == (
+    "c.d.png",
+    "c.d_overlay.png",
+    "c.d.npz",
+  )
+
+
+def test_outputs_in_each_others_way_are_refused(folder, tmp_path):
+  same_stem = touch(folder, "a.jpg", "a.png", "b.jpg")
+  with pytest.raises(ValueError, match=r"a\.jpg and a\.png would both .*out/a\.png.*3 such names"):
+    prediction_files.check_output(same_stem, tmp_path / "out")
+  overlay = touch(folder, "b.jpg", "b_overlay.jpg")
+  with pytest.raises(ValueError, match=r"b\.jpg and b_overlay\.jpg would both .*b_overlay\.png"):
+    prediction_files.check_output(overlay, tmp_path / "out")
+  assert not (tmp_path / "out").exists()
+
+
+def test_inputs_are_never_overwritten(folder, tmp_path):
+  images = touch(folder, "a.png")
+  (tmp_path / "link").symlink_to(folder)
+  for output in (folder, folder / ".." / "in", tmp_path / "link"):
+    with pytest.raises(ValueError, match="is the folder of the input images"):
+      prediction_files.check_output(images, output)
+  with pytest.raises(ValueError, match=r"a\.png is a file"):
+    prediction_files.check_output(images, folder / "a.png")
+  assert prediction_files.check_output(images, folder / "out") == folder / "out"
+
+
+def test_size_is_that_of_the_upright_image(folder):
+  exif = Image.Exif()
+  exif[0x0112] = 6  # turned by 90 degrees
+  Image.new("RGB", (30, 20)).save(folder / "turned.jpg", exif=exif)
+  Image.new("L", (30, 20)).save(folder / "plain.png")
+  assert prediction_files.image_size(folder / "turned.jpg") == (30, 20)
+  assert prediction_files.image_size(folder / "plain.png") == (20, 30)
+  assert prediction_files.read_image(folder / "turned.jpg").shape == (30, 20, 3)
+  assert prediction_files.read_image(folder / "plain.png").shape == (20, 30, 3)
+
+
+def test_unreadable_files_are_named(folder):
+  (folder / "text.jpg").write_text("no image")
+  Image.new("RGB", (300, 200)).save(folder / "whole.jpg")
+  (folder / "half.jpg").write_bytes((folder / "whole.jpg").read_bytes()[:-200])
+  assert prediction_files.image_size(folder / "half.jpg") == (200, 300)
+  for read, name in (
+    (prediction_files.image_size, "text.jpg"),
+    (prediction_files.read_image, "text.jpg"),
+    (prediction_files.read_image, "half.jpg"),
+    (prediction_files.read_image, "missing.jpg"),
+  ):
+    with pytest.raises(prediction_files.ImageError, match=name):
+      read(folder / name)
+
+
+@pytest.mark.parametrize(
+  ("num_classes", "dtype"), [(2, np.uint8), (256, np.uint8), (847, np.uint16)]
+)
+def test_labels_come_back_bit_by_bit(folder, num_classes, dtype):
+  assert prediction_files.label_dtype(num_classes) == dtype
+  label = np.random.default_rng(0).integers(0, num_classes, (20, 30)).astype(dtype)
+  (folder / "label.png").write_text("of an earlier prediction")
+  prediction_files.write_png(folder / "label.png", label)
+  read = np.array(Image.open(folder / "label.png"))
+  assert read.dtype == dtype
+  np.testing.assert_array_equal(read, label)
+
+
+def test_scores_come_back_bit_by_bit(folder):
+  scores = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+  prediction_files.write_scores(folder / "a.b.npz", scores)
+  with np.load(folder / "a.b.npz") as file:
+    assert file.files == ["scores"]
+    np.testing.assert_array_equal(file["scores"], scores)

@@ -1,0 +1,67 @@
+"""Every readable image once, in batches of one input shape."""
+
+import numpy as np
+import pytest
+from etils import epath
+from PIL import Image
+
+from input_pipeline import prediction_pipeline, resize
+
+
+@pytest.fixture(name="paths")
+def _paths(tmp_path):
+  """Images of two input shapes for min_size=20, one of them in two sizes, and broken ones."""
+  rng = np.random.default_rng(0)
+  for i, (height, width) in enumerate([(20, 30), (40, 60), (20, 30), (30, 20), (20, 30)]):
+    pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+  Image.new("RGB", (300, 200)).save(tmp_path / "whole.jpg")
+  (tmp_path / "half.jpg").write_bytes((tmp_path / "whole.jpg").read_bytes()[:-200])
+  (tmp_path / "whole.jpg").unlink()
+  (tmp_path / "text.jpg").write_text("no image")
+  return [epath.Path(path) for path in sorted(tmp_path.iterdir())]
+
+
+def batches_of(paths, failed, **options):
+  options = {"batch_size": 8, "multiple": 1, "min_size": 20, "max_size": 99} | options
+  report = lambda path, error: failed.append((path.name, str(error)))  # noqa: E731
+  return list(prediction_pipeline.prediction_batches(paths, failed=report, **options))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_every_readable_image_comes_once_and_the_others_are_reported(paths, batch_size):
+  failed = []
+  batches = batches_of(paths, failed, batch_size=batch_size)
+  names = [path.name for batch in batches for path in batch.paths if path is not None]
+  assert sorted(names) == ["0.png", "1.png", "2.png", "3.png", "4.png"]
+  assert sorted(name for name, _ in failed) == ["half.jpg", "text.jpg"]
+  assert all(name in message for name, message in failed)
+  for batch in batches:
+    assert len(batch.image) == len(batch.paths) == len(batch.originals) <= batch_size
+    for image, original, path in zip(batch.image, batch.originals, batch.paths, strict=True):
+      if path is None:
+        assert original is None and not image.any()
+        continue
+      np.testing.assert_array_equal(original, np.array(Image.open(path)))
+      np.testing.assert_array_equal(image, resize.resize_image(original, *image.shape[:2]))
+
+
+def test_images_of_one_input_shape_share_a_batch_and_equal_sizes_are_neighbours(paths):
+  batches = batches_of(paths, [])
+  shapes = {batch.image.shape for batch in batches}
+  # The header of half.jpg is whole; its row stays empty.
+  assert shapes == {(5, 20, 30, 3), (1, 30, 20, 3)}
+  [batch] = [batch for batch in batches if len(batch.image) == 5]
+  heights = [original.shape[0] for original in batch.originals if original is not None]
+  assert heights == [20, 20, 20, 40]
+
+
+def test_batches_divide_over_the_devices(paths):
+  batches = batches_of(paths, [], multiple=4, batch_size=2)
+  assert all(len(batch.image) % 4 == 0 for batch in batches)
+  assert sum(path is not None for batch in batches for path in batch.paths) == 5
+
+
+def test_min_size_0_keeps_native_sizes(paths):
+  shapes = {batch.image.shape[1:3] for batch in batches_of(paths, [], min_size=0)}
+  assert shapes == {(20, 30), (40, 60), (30, 20)}

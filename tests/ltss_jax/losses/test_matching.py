@@ -1,0 +1,150 @@
+"""Matching against scipy's total costs, and the check of what a matcher answers."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+
+from ltss_jax.losses import matching
+
+match = jax.jit(matching.match, static_argnames="backend")
+pair_up = jax.jit(matching.pair_up)
+BACKENDS = pytest.mark.parametrize("backend", matching.BACKENDS)
+# (Q, T): more queries, as many, and more targets; few shapes, as each one is compiled.
+SHAPES = [(12, 5), (7, 7), (4, 10), (1, 3), (20, 1)]
+
+
+def problems(rng, num_queries, num_targets, number=200):
+  """Costs of varied scale and sign, a third with ties, and any number of padded targets."""
+  costs = rng.standard_normal((number, num_queries, num_targets))
+  costs *= 10 ** rng.uniform(-2, 3, (number, 1, 1))
+  costs[: number // 3] = rng.integers(-2, 3, costs[: number // 3].shape)
+  valid = rng.random((number, num_targets)) < rng.uniform(0, 1.2, (number, 1))
+  return costs.astype(np.float32), valid
+
+
+def assert_optimal(costs, valid, target_of_query, rtol):
+  """Every problem is solved at scipy's total cost, by valid pairs only."""
+  _, query_of_target, invalid = pair_up(target_of_query, valid)
+  assert invalid == 0
+  for cost, present, query in zip(costs, valid, np.asarray(query_of_target), strict=True):
+    best = cost[:, present][scipy.optimize.linear_sum_assignment(cost[:, present])]
+    matched = np.flatnonzero(query >= 0)
+    assert len(matched) == len(best)
+    # A cost may be large and their sum small.
+    scale = np.abs(cost).max(initial=1e-9, where=present) * max(1, len(best))
+    total = cost[query[matched], matched].sum(dtype=np.float64)
+    np.testing.assert_allclose(total, best.sum(dtype=np.float64), rtol=0, atol=rtol * scale)
+
+
+@BACKENDS
+@pytest.mark.parametrize("num_queries,num_targets", SHAPES)
+def test_total_cost_equals_scipys_on_1000_problems(backend, num_queries, num_targets):
+  costs, valid = problems(np.random.default_rng(num_queries), num_queries, num_targets)
+  answer = match(costs, valid, backend=backend)
+  assert answer.shape == costs.shape[:2] and answer.dtype == jnp.int32
+  # optax sums float32 potentials: round-off relative to the largest cost. scipy is exact.
+  assert_optimal(costs, valid, answer, rtol=1e-6)
+
+
+@BACKENDS
+def test_by_hand(backend):
+  costs = jnp.array([[[1.0, 9.0, -5.0], [0.0, 1.0, -5.0]]])
+  # The third target is padding, however cheap. Query 1 takes target 1, though 0 would be cheaper.
+  valid = jnp.array([[True, True, False]])
+  np.testing.assert_array_equal(match(costs, valid, backend=backend), [[0, 1]])
+
+
+@BACKENDS
+def test_costs_that_are_no_numbers_are_the_last_to_be_chosen(backend):
+  costs = np.ones((3, 3, 2), np.float32)
+  costs[0, 0] = np.nan
+  costs[1, :2] = np.inf, -np.inf
+  costs[2] = np.nan
+  valid = np.ones((3, 2), bool)
+  answer = np.asarray(match(costs, valid, backend=backend))
+  assert answer[0, 0] == -1 and sorted(answer[0, 1:]) == [0, 1]
+  assert answer[1, 2] >= 0
+  assert all(sorted(row) == [-1, 0, 1] for row in answer)
+
+
+@BACKENDS
+def test_no_targets(backend):
+  costs, valid = np.zeros((2, 3, 4), np.float32), np.zeros((2, 4), bool)
+  np.testing.assert_array_equal(match(costs, valid, backend=backend), np.full((2, 3), -1))
+
+
+def test_costs_larger_than_a_piece_travel_to_the_host_in_order():
+  costs, valid = problems(np.random.default_rng(0), 60, 25, number=40)
+  assert costs.size > 3 * 16384
+  assert_optimal(costs, valid, match(costs, valid, backend="scipy"), rtol=1e-6)
+
+
+MANY_CALLS = """
+import jax, numpy as np
+from jax.sharding import AxisType, PartitionSpec
+from ltss_jax.losses import matching
+
+mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+mix = np.ones((64, 64), np.float32) / 64
+solve = lambda costs, valid: matching.match(jax.numpy.sin(costs) @ mix + costs, valid, "scipy")
+solve = jax.jit(jax.shard_map(
+  solve, mesh=mesh, in_specs=PartitionSpec("data"), out_specs=PartitionSpec("data")
+))
+costs = jax.numpy.asarray(np.random.default_rng(0).random((40, 100, 64), np.float32))
+for i in range(60):
+  answer = solve(costs + i, np.ones((40, 64), bool))
+print(jax.block_until_ready(answer).shape)
+"""
+
+
+@pytest.mark.slow
+def test_callbacks_of_several_cpu_devices_do_not_wait_for_each_other():
+  """With 256 KB of costs in one operand, most runs of this stood still after a few calls."""
+  repository = pathlib.Path(__file__).parents[3]
+  flags = "--xla_force_host_platform_device_count=4"
+  environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+  done = subprocess.run(
+    [sys.executable, "-c", MANY_CALLS],
+    cwd=repository,
+    env=environment,
+    timeout=120,  # it takes some three seconds
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stdout == "(40, 100)\n"
+
+
+def test_an_unknown_backend_is_refused():
+  with pytest.raises(ValueError, match="'lap'; set it to scipy or optax"):
+    matching.match(jnp.zeros((1, 2, 2)), jnp.ones((1, 2), bool), "lap")
+
+
+def test_answers_are_indexed_by_target():
+  answer = jnp.array([[-1, 2, 0], [-1, -1, -1], [1, 0, 2]])
+  valid = jnp.array([[1, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]], bool)
+  targets, queries, invalid = pair_up(answer, valid)
+  np.testing.assert_array_equal(targets, answer)
+  np.testing.assert_array_equal(queries, [[2, -1, 1, -1], [-1] * 4, [1, 0, 2, -1]])
+  assert invalid == 0
+
+
+@pytest.mark.parametrize(
+  "answer",
+  [[0, 0, -1], [0, -1, -1], [0, 2, 1], [0, 1, 3], [0, 4, -1], [0, 1, -7], [2, 1, -1], [9, 9, 9]],
+  ids=["twice", "missing", "too many", "padded", "beyond", "negative", "wrong", "garbage"],
+)
+def test_an_answer_that_is_no_assignment_is_counted_and_dropped(answer):
+  valid = jnp.array([[True, True, False, False]] * 2)
+  good = [-1, 1, 0]
+  targets, queries, invalid = pair_up(jnp.array([answer, good]), valid)
+  assert invalid == 1
+  np.testing.assert_array_equal(targets, [[-1] * 3, good])
+  np.testing.assert_array_equal(queries, [[-1] * 4, [2, 1, -1, -1]])

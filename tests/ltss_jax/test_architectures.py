@@ -1,0 +1,189 @@
+"""Mask2Former as the train step sees it: matching in the step, devices, overflow, inference."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ltss_jax import architectures, mesh as mesh_lib, metrics, optimizer, train_step
+from ltss_jax.losses import mask_criterion
+from ltss_jax.models import backbones, mask2former
+
+NUM_CLASSES = 5
+
+
+def small_config(**fields):
+  backbone = backbones.BackboneConfig("resnet_small", norm="batch_norm")
+  shape = dict(channels=32, num_queries=12, encoder_layers=1, decoder_layers=2, num_heads=2)
+  widths = dict(encoder_width=32, decoder_width=32)
+  return mask2former.Mask2FormerConfig(NUM_CLASSES, backbone, **(shape | widths | fields))
+
+
+def architecture(mesh, matcher="scipy", config=None, num_points=128):
+  return architectures.mask2former_architecture(
+    config or small_config(),
+    mask_criterion.CriterionConfig(num_points=num_points, matcher=matcher),
+    max_targets=4,
+    ignore_label=255,
+    mesh=mesh,
+  )
+
+
+def batch(size=8, side=64):
+  """Images whose colour tells the class, three classes each at most, and ignored pixels."""
+  rng = np.random.default_rng(0)
+  colors = np.array([[30, 30, 30], [220, 40, 40], [40, 220, 40], [40, 40, 220], [220, 220, 40]])
+  label = np.zeros((size, side, side), np.uint8)
+  for row in label:
+    for c in rng.choice(np.arange(1, NUM_CLASSES), 2, replace=False):
+      y, x = rng.integers(0, side - 24, 2)
+      row[y : y + 24, x : x + 24] = c
+  image = np.clip(colors[label] + rng.normal(0, 8, (*label.shape, 3)), 0, 255).astype(np.uint8)
+  label[:, :3] = 255
+  classes = np.full((size, 4), -1, np.int32)
+  for row, present in zip(classes, map(np.unique, label), strict=True):
+    row[: len(present) - 1] = present[:-1]
+  dropped = np.zeros(size, np.int32)
+  return {"image": image, "label": label, "classes": classes, "dropped_classes": dropped}
+
+
+TRANSFORM = optax.sgd(1e-3)
+
+
+@pytest.fixture(scope="module")
+def fresh_state():
+  """In host memory: initialisation takes as long to compile as a step."""
+  mesh = mesh_lib.data_mesh(jax.devices()[:1])
+  return jax.device_get(train_step.init_state(architecture(mesh), TRANSFORM, 0, mesh))
+
+
+def compiled_step(devices, matcher):
+  """(compiled training step, mesh)."""
+  mesh, transform = mesh_lib.data_mesh(jax.devices()[:devices]), TRANSFORM
+  model = architecture(mesh, matcher)
+  step = train_step.make_train_step(model, transform, mesh, seed=0, log_every_steps=1)
+  abstract = train_step.abstract_state(model, transform, mesh)
+  return step.lower(abstract, mesh_lib.put_batch(batch(), mesh)).compile(), mesh
+
+
+def run(compiled, state, data, steps):
+  """The loss terms of some steps from a state."""
+  step, mesh = compiled
+  state, history = jax.device_put(state, mesh_lib.replicated(mesh)), []
+  for _ in range(steps):
+    state, outputs = step(state, mesh_lib.put_batch(data, mesh))
+    history.append({k: float(v) for k, v in outputs["sums"].items()})
+  return history
+
+
+@pytest.fixture(scope="module")
+def one_device():
+  return compiled_step(1, "scipy")
+
+
+@pytest.fixture(scope="module")
+def four_devices():
+  return compiled_step(4, "scipy")
+
+
+@pytest.fixture(scope="module")
+def expected(one_device, fresh_state):
+  return run(one_device, fresh_state, batch(), 10)
+
+
+def assert_same_losses(history, expected):
+  for name in ("loss", "loss_class", "loss_mask", "loss_dice"):
+    # The same sums in another order, and what ten updates make of the round-off.
+    np.testing.assert_allclose([h[name] for h in history], [h[name] for h in expected], rtol=1e-4)
+  assert all(h["invalid_matches"] == h["nonfinite_logits"] == 0 for h in history)
+  assert history[-1]["loss"] < history[0]["loss"]
+
+
+def test_four_devices_equal_one(four_devices, fresh_state, expected):
+  assert_same_losses(run(four_devices, fresh_state, batch(), 10), expected)
+
+
+def test_the_matcher_on_the_device_equals_scipy(fresh_state, expected):
+  assert_same_losses(run(compiled_step(4, "optax"), fresh_state, batch(), 10), expected)
+
+
+def test_a_training_step_has_exactly_one_host_callback(four_devices):
+  step, _ = four_devices
+  calls = re.findall(r'custom_call_target="([^"]*callback[^"]*)"', step.as_text())
+  assert len(calls) == 1, calls
+
+
+def test_a_batch_without_any_target_trains_the_classes_alone(one_device, fresh_state):
+  data = batch()
+  empty = data | {"label": np.full_like(data["label"], 255), "classes": data["classes"] * 0 - 1}
+  (terms,) = run(one_device, fresh_state, empty, 1)
+  assert terms["loss_mask"] == terms["loss_dice"] == 0
+  assert terms["loss_class"] > 0 and terms["skipped_steps"] == 0
+
+
+def test_dropped_classes_are_counted(one_device, fresh_state):
+  data = batch() | {"dropped_classes": np.arange(8, dtype=np.int32)}
+  (terms,) = run(one_device, fresh_state, data, 1)
+  assert terms["dropped_targets"] == 28
+
+
+def test_logits_that_are_not_finite_are_counted_and_the_step_is_skipped(one_device, fresh_state):
+  step, mesh = one_device
+  state = jax.device_put(fresh_state, mesh_lib.replicated(mesh))
+  classes = state.params["transformer_decoder"]["class_embed"]
+  classes["bias"] = classes["bias"].at[0].set(jnp.nan)
+  before = fresh_state.params["pixel_decoder"]
+  state, outputs = step(state, mesh_lib.put_batch(batch(), mesh))
+  # One class of 12 queries, 8 images and 3 predictions.
+  assert float(outputs["sums"]["nonfinite_logits"]) == 12 * 8 * 3
+  assert float(outputs["sums"]["skipped_steps"]) == 1
+  jax.tree.map(np.testing.assert_array_equal, state.params["pixel_decoder"], before)
+
+
+def test_weight_decay_leaves_out_norms_embeddings_and_position_tables():
+  model = architecture(mesh_lib.data_mesh())
+  params, _ = jax.eval_shape(model.init, jax.random.key(0))
+  paths = [
+    jax.tree_util.keystr(path, simple=True, separator="/")
+    for path, _ in jax.tree_util.tree_leaves_with_path(params)
+  ]
+  kept = {path for path in paths if not model.decays(path)}
+  assert {"transformer_decoder/query_feat", "transformer_decoder/level_embed"} <= kept
+  assert {"pixel_decoder/layers/0/norm1/bias", "backbone/stem/norm/scale"} <= kept
+  assert not kept & {"pixel_decoder/level_embed", "transformer_decoder/class_embed/bias"}
+  assert all("norm" in path or path.startswith("transformer_decoder/") for path in kept)
+  assert not model.decays("backbone/layers/0/blocks/1/attn/relative_position_bias_table")
+  assert not model.decays("backbone/norm3/scale") and not model.decays("backbone/res3/1/ln/bias")
+  assert model.decays("backbone/blocks/0/attn/rel_pos_h")
+
+
+def test_a_seesaw_head_predicts_and_refuses_to_train():
+  mesh = mesh_lib.data_mesh(jax.devices()[:1])
+  model = architecture(mesh, config=small_config(class_head="seesaw"))
+  params, stats = jax.eval_shape(model.init, jax.random.key(0))
+  assert stats["transformer_decoder"]["seesaw_counts"].shape == (NUM_CLASSES + 1,)
+  prediction = jax.eval_shape(model.predict, params, stats, jnp.zeros((2, 64, 96, 3)))
+  assert prediction["class_scores"].shape == (2, 12, NUM_CLASSES)
+  data = dict(batch(2), image=jnp.zeros((2, 64, 64, 3)))
+  with pytest.raises(ValueError, match="class_head='seesaw'.*training needs 'softmax'"):
+    model.loss(params, stats, data, jax.random.key(0))
+
+
+@pytest.mark.slow
+def test_it_overfits_eight_images():
+  data, mesh = batch(), mesh_lib.data_mesh(jax.devices()[:1])
+  model = architecture(mesh, num_points=512)
+  recipe = optimizer.OptimizerConfig("adamw", 2e-3, 500, weight_decay=0.05, clip_norm=0.1)
+  transform = optimizer.make_optimizer(recipe, model.decays)
+  state = train_step.init_state(model, transform, 0, mesh)
+  step = train_step.make_train_step(model, transform, mesh, seed=0, log_every_steps=100)
+  for _ in range(recipe.steps):
+    state, _ = step(state, mesh_lib.put_batch(data, mesh))
+  image = architectures.normalize(data["image"])
+  prediction = jax.jit(model.predict)(state.params, state.stats, image)
+  scores = jax.vmap(lambda p: model.score_blocks(p, (64, 64))(0, NUM_CLASSES))(prediction)
+  counts = metrics.confusion_matrix(data["label"], np.asarray(scores.argmax(-1)), NUM_CLASSES, 255)
+  assert metrics.segmentation_scores(counts).miou > 0.9

@@ -1,0 +1,130 @@
+"""--mode=predict and --checkpoint as users run them: real processes, real files."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import folder as folder_config
+from ltss_jax import build, checkpoint
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+CLASSES = ("sky", "grass", "roof")
+FIELDS = {
+  "model.aspp_channels": 8,
+  "model.low_level_channels": 8,
+  "model.decoder_channels": 8,
+  "model.aspp_dilations": (1,),
+  "eval.batch_size": 2,
+}
+
+
+@pytest.fixture(name="root", scope="module")
+def _root(tmp_path_factory):
+  """A user's folder of 1 + 2 images, 40 x 48."""
+  root = tmp_path_factory.mktemp("photos")
+  rng = np.random.default_rng(0)
+  for split, count in (("train", 1), ("val", 2)):
+    for kind in ("images", "annotations"):
+      (root / kind / split).mkdir(parents=True)
+    for i in range(count):
+      label = cv2.resize(rng.integers(0, 3, (4, 4)).astype(np.uint8), (48, 40), interpolation=0)
+      image = rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)
+      cv2.imwrite(str(root / "images" / split / f"{i}.png"), image)
+      cv2.imwrite(str(root / "annotations" / split / f"{i}.png"), label)
+  (root / "classes.txt").write_text("\n".join(CLASSES))
+  return root
+
+
+@pytest.fixture(name="weights", scope="module")
+def _weights(tmp_path_factory):
+  """Random weights of a small DeepLabV3+, as the conversion writes them."""
+  config = folder_config.get_config()
+  config.update_from_flattened_dict(FIELDS)
+  rng = np.random.default_rng(0)
+  init = build.model_functions(config, len(CLASSES)).init
+  params, stats = jax.tree.map(
+    lambda leaf: rng.uniform(0.1, 0.5, leaf.shape).astype(leaf.dtype),
+    jax.eval_shape(init, jax.random.key(0)),
+  )
+  facts = {"contents": "model", "num_classes": len(CLASSES), "model": config.model.to_dict()}
+  directory = tmp_path_factory.mktemp("weights") / "street-model"
+  checkpoint.save_weights(directory, params, stats, facts)
+  return directory
+
+
+@pytest.fixture(name="run", scope="module")
+def _run(root, tmp_path_factory):
+  """Returns a function that runs main.py; TensorFlow cannot be imported there."""
+  data_dir, blocked = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("blocked")
+  prepare = [sys.executable, "-m", "input_pipeline.prepare", "folder"]
+  prepare += [f"--root={root}", f"--data_dir={data_dir}"]
+  subprocess.run(prepare, cwd=REPOSITORY, check=True, capture_output=True)
+  (blocked / "tensorflow.py").write_text("raise ImportError('not needed')\n")
+  environment = os.environ | {
+    "XLA_FLAGS": "",
+    "PYTHONPATH": str(blocked),
+    "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+  }
+
+  def run(*arguments):
+    command = [sys.executable, "main.py", "--config=configs/folder.py"]
+    command += [f"--config.data.root={root}", f"--config.data.dir={data_dir}"]
+    command += [f"--config.{field}={value}" for field, value in FIELDS.items()]
+    return subprocess.run(
+      [*command, *arguments],
+      cwd=REPOSITORY,
+      env=environment,
+      capture_output=True,
+      text=True,
+      check=False,
+    )
+
+  return run
+
+
+def test_predict_and_evaluate_with_converted_weights(run, root, weights, tmp_path):
+  (root / "images" / "val" / "broken.txt.png").write_text("no image")
+  source, output, workdir = root / "images" / "val", tmp_path / "out", tmp_path / "run"
+  process = run(
+    "--mode=predict", f"--checkpoint={weights}", f"--input={source}", f"--output={output}"
+  )
+  (root / "images" / "val" / "broken.txt.png").unlink()
+  assert process.returncode == 1  # because of the one file that is no image
+  assert "Error: 1 of 3 images could not be read (broken.txt.png)" in process.stderr
+  assert "broken.txt.png: not a readable image" in process.stderr
+  assert "Traceback" not in process.stderr
+  names = sorted(path.name for path in output.iterdir())
+  assert names == ["0.png", "0_overlay.png", "1.png", "1_overlay.png"]
+
+  process = run("--mode=evaluate", f"--checkpoint={weights}", f"--workdir={workdir}")
+  assert process.returncode == 0, process.stderr
+  assert "roof" in process.stdout and "street-model: mIoU" in process.stderr
+  record = json.loads((workdir / "eval" / "street-model.json").read_text())
+  correct = total = 0
+  for i in range(2):  # The label maps that were written have the same accuracy.
+    label = np.array(Image.open(root / "annotations" / "val" / f"{i}.png"))
+    correct += (label == np.array(Image.open(output / f"{i}.png"))).sum()
+    total += label.size
+  assert record["pACC"] == pytest.approx(100 * correct / total, abs=1e-4)  # of 4 digits
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--checkpoint=x"], "training starts from the weights of --config.init.checkpoint=DIR"),
+    (["--mode=predict", "--input=x"], "--mode=predict needs --input=FOLDER and --output=FOLDER"),
+    (["--mode=evaluate", "--input=x"], "--input and --output are for --mode=predict"),
+  ],
+)
+def test_flags_that_do_not_fit_the_mode_end_in_one_message(run, arguments, message):
+  process = run(*arguments)
+  assert process.returncode == 2
+  assert process.stderr.count("\n") == 1 and message in process.stderr
