@@ -1,4 +1,4 @@
-"""Prints what the hot paths cost: `make bench`, under a minute on two CPU cores.
+"""Prints what the hot paths cost: `make bench`, two minutes on two CPU cores, five with torch.
 
 Times are medians over repetitions that alternate between the two candidates; read the ratios, not
 the milliseconds, on a machine that is shared.
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app
 
+from benchmarks import against_transformers
 from configs import shapes_lt
 from input_pipeline import eval_pipeline, pipeline, prepared
 from ltss_jax import (
@@ -153,6 +154,7 @@ def main(argv: list[str]) -> None:
   hard_pixel_mining()
   labels_at_original_size()
   training_and_evaluation()
+  against_transformers.main()
 
 
 if __name__ == "__main__":

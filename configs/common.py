@@ -52,6 +52,8 @@ def get_config() -> ml_collections.ConfigDict:
         "min_size": 512,  # px, shorter side of a test image; 0: native size
         "max_size": 2048,  # px, limit on the longer side of a test image
         "batch_size": 8,  # images of equal shape evaluated together, over all devices and processes
+        # Of the computation in evaluation and prediction, which the release runs in float32.
+        "dtype": "float32",
         # Of the checkpoint that --mode=evaluate and predict use; 0: the latest, -1: best by mIoU.
         "step": 0,
       },
@@ -93,8 +95,8 @@ def _model() -> dict:
     # "frozen_batch_norm": constants of the pre-trained weights; "batch_norm": trained, statistics
     # over the global batch. ResNets only, the others have layer norms.
     "backbone_norm": "frozen_batch_norm",
-    # Of the computation: the backbone and the transformer decoder, or all of deeplabv3plus.
-    # Parameters, statistics, pixel decoder, matching costs and losses stay in float32.
+    # Of the computation in training: the backbone and the transformer decoder, or all of
+    # deeplabv3plus. Parameters, statistics, pixel decoder, costs and losses stay in float32.
     "dtype": "bfloat16",
     "remat": False,  # compute activations again in the backward pass: less memory, more time
     # mask2former only, down to max_targets.

@@ -22,10 +22,12 @@ from configs import common
 
 def _mask2former(config: ml_collections.ConfigDict) -> None:
   config.optimizer.warmup_steps = 50
-  if config.model.backbone == "resnet_small":  # The published rates are for ImageNet weights.
-    config.loss.class_weight = 5.0
-    config.optimizer.learning_rate = 2e-3
-    config.optimizer.clip_norm = 1.0
+  if config.model.backbone != "resnet_small":  # The published rates are for ImageNet weights.
+    return
+  # From random weights the classes are what takes long to learn.
+  config.loss.class_weight = 5.0
+  config.optimizer.learning_rate = 2e-3
+  config.optimizer.clip_norm = 1.0
 
 
 def _deeplabv3plus(config: ml_collections.ConfigDict) -> None:

@@ -34,6 +34,7 @@ CHOICES = {
   "model.backbone_norm": ("frozen_batch_norm", "batch_norm"),
   "model.class_head": ("softmax", "seesaw"),
   "model.dtype": ("float32", "bfloat16"),
+  "eval.dtype": ("float32", "bfloat16"),
   "model.image_pooling": ("global", "window"),
   "loss.matcher": ("scipy", "optax"),
   "optimizer.name": ("sgd", "adamw"),

@@ -55,7 +55,11 @@ def normalize(image: jax.Array) -> jax.Array:
 
 
 def deeplabv3plus_architecture(
-  config: deeplabv3plus.DeepLabV3PlusConfig, *, hard_pixel_fraction: float, ignore_label: int
+  config: deeplabv3plus.DeepLabV3PlusConfig,
+  *,
+  hard_pixel_fraction: float,
+  ignore_label: int,
+  inference_dtype: str = "float32",
 ) -> Architecture:
   """DeepLabV3+ with hard pixel mining.
 
@@ -63,8 +67,10 @@ def deeplabv3plus_architecture(
     config: shape of the model.
     hard_pixel_fraction: share of all pixels of the batch, the hardest, that make the loss.
     ignore_label: label of the pixels that belong to no class.
+    inference_dtype: compute dtype of `predict`; `config.dtype` is that of training.
   """
   model = deeplabv3plus.functions(config)
+  inference = deeplabv3plus.functions(dataclasses.replace(config, dtype=inference_dtype))
 
   # Recomputed in the backward pass: full-size logits of 847 classes would fill an accelerator.
   @jax.checkpoint
@@ -78,7 +84,7 @@ def deeplabv3plus_architecture(
     return value, (stats, {"loss": value})
 
   def predict(params, stats, image):
-    return model.apply(params, stats, image, train=False)[0]
+    return inference.apply(params, stats, image, train=False)[0]
 
   def score_blocks(logits, size):
     def block(start, count):
@@ -113,6 +119,7 @@ def mask2former_architecture(
   max_targets: int,
   ignore_label: int,
   mesh: Mesh,
+  inference_dtype: str = "float32",
 ) -> Architecture:
   """Mask2Former with its matched mask losses on every prediction.
 
@@ -123,8 +130,10 @@ def mask2former_architecture(
     ignore_label: label of the pixels that belong to no class.
     mesh: with the axis "data", over which the training batch is split; each device matches its own
       images.
+    inference_dtype: compute dtype of `predict`; `config.dtype` is that of training.
   """
   model = mask2former.functions(config)
+  inference = mask2former.functions(mask2former.with_dtype(config, inference_dtype))
 
   def sums_of_all_devices(class_logits, mask_logits, targets, keys):
     sums = mask_criterion.criterion_sums(
@@ -170,7 +179,7 @@ def mask2former_architecture(
     return value, (stats, terms)
 
   def predict(params, stats, image):
-    (class_logits, embeddings, features), _ = model.apply(
+    (class_logits, embeddings, features), _ = inference.apply(
       params, stats, mask2former.pad_to_stride(image), train=False
     )
     return {

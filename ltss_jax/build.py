@@ -84,6 +84,7 @@ def build_architecture(
       _deeplabv3plus_config(config, num_classes),
       hard_pixel_fraction=loss.hard_pixel_fraction,
       ignore_label=ignore_label,
+      inference_dtype=config.eval.dtype,
     )
   return architectures.mask2former_architecture(
     _mask2former_config(config, num_classes),
@@ -100,6 +101,7 @@ def build_architecture(
     max_targets=config.model.max_targets,
     ignore_label=ignore_label,
     mesh=mesh,
+    inference_dtype=config.eval.dtype,
   )
 
 

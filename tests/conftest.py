@@ -1,6 +1,7 @@
 """Settings that have to stand before the libraries are imported."""
 
 import os
+import sys
 
 # Tests run on the CPU, whatever the machine has; set the variable to test on an accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -11,6 +12,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import hypothesis
 from absl import flags
+
+# torch, where it is installed as a judge, would load triton, whose LLVM clashes with tensorflow's.
+sys.modules.setdefault("triton", None)
 
 # Worker processes of the input pipeline read absl flags, which pytest never parses.
 flags.FLAGS.mark_as_parsed()

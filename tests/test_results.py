@@ -30,9 +30,12 @@ def results(workdir, *arguments):
   return json.loads(last.read_text()), process.stderr
 
 
-def test_demo_learns_and_shows_the_long_tail(tmp_path):
+@pytest.mark.parametrize("variant", ["mask2former", "deeplabv3plus"])
+def test_demo_learns_and_shows_the_long_tail(tmp_path, variant):
   record, log = results(
-    tmp_path / "run", "--config=configs/shapes_lt.py", f"--config.data.dir={tmp_path}"
+    tmp_path / "run",
+    f"--config=configs/shapes_lt.py:model={variant}",
+    f"--config.data.dir={tmp_path}",
   )
   assert record["mIoU"] >= 40
   # Rare classes are hard, but can be learnt; the methods for long tails have something to improve.

@@ -106,6 +106,12 @@ def functions(config: Mask2FormerConfig) -> functional.Functional:
   return functional.functional(lambda rngs: Mask2Former(config, rngs=rngs))
 
 
+def with_dtype(config: Mask2FormerConfig, dtype: str) -> Mask2FormerConfig:
+  """The same model with another compute dtype."""
+  backbone = dataclasses.replace(config.backbone, dtype=dtype)
+  return dataclasses.replace(config, dtype=dtype, backbone=backbone)
+
+
 def pad_to_stride(image: jax.Array, value: float = 0) -> jax.Array:
   """Pads [B, H, W, ...] on the right and bottom to a multiple of 32."""
   height, width = image.shape[1:3]

@@ -263,15 +263,17 @@ def test_a_small_mask2former_starts_from_random_weights(name):
   assert config.optimizer.learning_rate > build("ade20k").optimizer.learning_rate
 
 
-def test_a_folder_is_fine_tuned_as_published():
-  config = build("folder", "model=mask2former,backbone=resnet50")
+@pytest.mark.parametrize("name", ["shapes_lt", "folder"])
+def test_a_large_mask2former_is_fine_tuned_as_published(name):
+  config = build(name, "model=mask2former,backbone=resnet50")
+  assert config.loss == common.get_config().loss
   assert (config.optimizer.learning_rate, config.optimizer.clip_norm) == (1e-4, 0.01)
   assert config.optimizer.backbone_multiplier == 0.1
 
 
 def test_variant_overwrites_only_what_differs():
-  default = build("shapes_lt").to_dict()
-  chosen = build("shapes_lt", "backbone=resnet101").to_dict()
+  default = build("shapes_lt", "model=deeplabv3plus").to_dict()
+  chosen = build("shapes_lt", "model=deeplabv3plus,backbone=resnet101").to_dict()
   assert default["model"]["backbone"] == "resnet_small"
   assert chosen["model"]["aspp_channels"] == 256
   default["loss"]["num_points"] = chosen["loss"]["num_points"]  # of the small Mask2Former

@@ -1,0 +1,68 @@
+"""From a checkpoint in the published format to label maps, by the documented commands."""
+
+import os
+import pathlib
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+GOLDEN = REPOSITORY / "tests" / "golden"
+sys.path.insert(0, str(GOLDEN))
+import official_parameters  # noqa: E402
+
+
+def run(*arguments):
+  process = subprocess.run(
+    [sys.executable, *arguments],
+    cwd=REPOSITORY,
+    env={name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert process.returncode == 0, process.stderr
+
+
+@pytest.mark.parametrize(
+  ("variant", "golden", "tolerance"),
+  [
+    # Sums of 100 products of probabilities, up to 7, after float32 round-off of 60 layers.
+    ("mask2former", "mask2former_r50_171", 1e-3),
+    # Logits up to 4, likewise.
+    ("deeplabv3plus", "deeplabv3plus_r50_171", 1e-3),
+  ],
+)
+def test_from_pickle_to_label_map_as_published(tmp_path, variant, golden, tolerance):
+  expected = np.load(GOLDEN / f"{golden}.npz")
+  (tmp_path / "in").mkdir()
+  image = np.load(GOLDEN / "images.npz")["batch"][0]
+  Image.fromarray(image).save(tmp_path / "in" / "street.png")
+  with (tmp_path / "model.pkl").open("wb") as file:
+    state = official_parameters.official_state(f"{golden}_names.json")
+    pickle.dump({"model": state, "__author__": "test"}, file, protocol=4)
+  config = f"--config=configs/coco_stuff_lt.py:model={variant}"
+  weights, output = tmp_path / "weights", tmp_path / "out"
+  run("-m", "ltss_jax.convert", config, f"--source={tmp_path / 'model.pkl'}", f"--output={weights}")
+  (tmp_path / "model.pkl").unlink()
+  run(
+    "main.py",
+    "--mode=predict",
+    config,
+    f"--checkpoint={weights}",
+    f"--input={tmp_path / 'in'}",
+    f"--output={output}",
+    "--config.predict.save_scores=true",
+    "--config.eval.min_size=0",
+  )
+  labels = np.array(Image.open(output / "street.png"))
+  assert labels.shape == (128, 160) and labels.dtype == np.uint8
+  assert np.mean(labels == expected["sem0_argmax"]) >= 0.9995
+  scores = np.load(output / "street.npz")["scores"]
+  assert scores.shape == (171, 128, 160) and scores.dtype == np.float32
+  y, x = expected["pixels"].T
+  np.testing.assert_allclose(scores[:, y, x].T, expected["sem0_scores_at_pixels"], atol=tolerance)
