@@ -172,6 +172,16 @@ def test_a_seesaw_head_predicts_and_refuses_to_train():
     model.loss(params, stats, data, jax.random.key(0))
 
 
+def test_training_may_compute_in_bfloat16_while_prediction_does_not():
+  mesh = mesh_lib.data_mesh(jax.devices()[:1])
+  config = mask2former.with_dtype(small_config(), "bfloat16")
+  model = architecture(mesh, config=config)
+  weights = jax.eval_shape(model.init, jax.random.key(0))
+  data = dict(batch(2), image=jnp.zeros((2, 64, 64, 3)))
+  assert "bf16" in str(jax.make_jaxpr(model.loss)(*weights, data, jax.random.key(0)))
+  assert "bf16" not in str(jax.make_jaxpr(model.predict)(*weights, data["image"]))
+
+
 @pytest.mark.slow
 def test_it_overfits_eight_images():
   data, mesh = batch(), mesh_lib.data_mesh(jax.devices()[:1])
