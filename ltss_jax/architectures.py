@@ -134,6 +134,28 @@ def mask2former_architecture(
   """
   model = mask2former.functions(config)
   inference = mask2former.functions(mask2former.with_dtype(config, inference_dtype))
+  return Architecture(
+    num_classes=config.num_classes,
+    init=model.init,
+    loss=_mask2former_loss(model, config, criterion, ignore_label, mesh),
+    loss_terms=(
+      "loss",
+      "loss_class",
+      "loss_mask",
+      "loss_dice",
+      "dropped_targets",
+      "nonfinite_logits",
+      "invalid_matches",
+    ),
+    predict=_mask2former_predict(inference, config.class_head),
+    score_blocks=_mask2former_score_blocks,
+    decays=lambda path: not _MASK2FORMER_UNDECAYED.search(path),
+    max_targets=max_targets,
+  )
+
+
+def _mask2former_loss(model, config, criterion, ignore_label, mesh) -> Callable:
+  """`Architecture.loss` of Mask2Former."""
 
   def sums_of_all_devices(class_logits, mask_logits, targets, keys):
     sums = mask_criterion.criterion_sums(
@@ -178,39 +200,29 @@ def mask2former_architecture(
     }
     return value, (stats, terms)
 
+  return loss
+
+
+def _mask2former_predict(inference, class_head: str) -> Callable:
+  """`Architecture.predict` of Mask2Former."""
+
   def predict(params, stats, image):
     (class_logits, embeddings, features), _ = inference.apply(
       params, stats, mask2former.pad_to_stride(image), train=False
     )
     return {
-      "class_scores": mask2former.class_scores(class_logits[-1], config.class_head),
+      "class_scores": mask2former.class_scores(class_logits[-1], class_head),
       "mask_logits": mask2former.mask_logits(embeddings[-1], features),
     }
 
-  def score_blocks(prediction, size):
-    masks = mask2former.full_size_masks(prediction["mask_logits"][None], *size)[0]  # [H, W, Q]
+  return predict
 
-    def block(start, count):
-      scores = jax.lax.dynamic_slice_in_dim(prediction["class_scores"], start, count, axis=-1)
-      return masks @ scores
 
-    return block
+def _mask2former_score_blocks(prediction, size: tuple[int, int]) -> resize_labels.ScoreBlocks:
+  masks = mask2former.full_size_masks(prediction["mask_logits"][None], *size)[0]  # [H, W, Q]
 
-  return Architecture(
-    num_classes=config.num_classes,
-    init=model.init,
-    loss=loss,
-    loss_terms=(
-      "loss",
-      "loss_class",
-      "loss_mask",
-      "loss_dice",
-      "dropped_targets",
-      "nonfinite_logits",
-      "invalid_matches",
-    ),
-    predict=predict,
-    score_blocks=score_blocks,
-    decays=lambda path: not _MASK2FORMER_UNDECAYED.search(path),
-    max_targets=max_targets,
-  )
+  def block(start, count):
+    scores = jax.lax.dynamic_slice_in_dim(prediction["class_scores"], start, count, axis=-1)
+    return masks @ scores
+
+  return block

@@ -51,6 +51,35 @@ def abstract_state(
   )
 
 
+def _gradient_function(
+  architecture: architectures.Architecture, grad_accumulation: int
+) -> Callable:
+  """Function of (params, stats, batch, rng) that returns (new stats, (gradients, loss terms))."""
+
+  def of_part(params, stats, batch, rng):
+    loss = jax.value_and_grad(architecture.loss, has_aux=True)
+    (_, (stats, terms)), grads = loss(params, stats, batch, rng)
+    return stats, (grads, terms)
+
+  def of_batch(params, stats, batch, rng):
+    if grad_accumulation == 1:
+      return of_part(params, stats, batch, rng)
+
+    def parts(x):  # Part i takes every grad_accumulation-th row: no row leaves its device.
+      x = x.reshape(-1, grad_accumulation, *x.shape[1:])
+      return jnp.moveaxis(x, 1, 0)  # [parts, B / parts, ...]
+
+    def body(stats, inputs):
+      part, key = inputs
+      return of_part(params, stats, part, key)
+
+    keys = jax.random.split(rng, grad_accumulation)
+    stats, sums = jax.lax.scan(body, stats, (jax.tree.map(parts, batch), keys))
+    return stats, jax.tree.map(lambda x: x.mean(0), sums)
+
+  return of_batch
+
+
 def make_train_step(
   architecture: architectures.Architecture,
   optimizer: optax.GradientTransformation,
@@ -80,32 +109,12 @@ def make_train_step(
     "grad_norm" before clipping and "skipped_steps"; what is not finite counts as 0) and
     `diverged_step` that outlive the state's donation.
   """
-
-  def gradients(params, stats, batch, rng):
-    loss = jax.value_and_grad(architecture.loss, has_aux=True)
-    (_, (stats, terms)), grads = loss(params, stats, batch, rng)
-    return stats, (grads, terms)
-
-  def accumulate(params, stats, batch, rng):
-    if grad_accumulation == 1:
-      return gradients(params, stats, batch, rng)
-
-    def parts(x):  # Part i takes every grad_accumulation-th row: no row leaves its device.
-      x = x.reshape(-1, grad_accumulation, *x.shape[1:])
-      return jnp.moveaxis(x, 1, 0)  # [parts, B / parts, ...]
-
-    def body(stats, inputs):
-      part, key = inputs
-      return gradients(params, stats, part, key)
-
-    keys = jax.random.split(rng, grad_accumulation)
-    stats, sums = jax.lax.scan(body, stats, (jax.tree.map(parts, batch), keys))
-    return stats, jax.tree.map(lambda x: x.mean(0), sums)
+  gradients = _gradient_function(architecture, grad_accumulation)
 
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
     rng = jax.random.fold_in(jax.random.key(seed), state.step)
     batch = dict(batch, image=architectures.normalize(batch["image"]))
-    stats, (grads, terms) = accumulate(state.params, state.stats, batch, rng)
+    stats, (grads, terms) = gradients(state.params, state.stats, batch, rng)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     norm = optax.tree.norm(grads)
