@@ -19,7 +19,7 @@ help:
 	@echo "Times are of two CPU cores, without the first installation (about a minute and a half)."
 	@echo "make demo     3-4 min  draw the embedded data set, train and evaluate on it"
 	@echo "make test      11 min  the tests, without the slow ones"
-	@echo "make test-slow  8 min  two complete runs that must reach the README's results"
+	@echo "make test-slow 17 min  complete runs that must reach the README's results, and longer checks"
 	@echo "make lint              check style and formatting"
 	@echo "make format            format the code"
 	@echo "make bench      2 min  time the hot paths, side by side with alternatives (5 min where torch is)"

@@ -297,10 +297,10 @@ MASK2FORMER = (
   "--config.model.num_queries=8",
   "--config.model.decoder_layers=1",
   "--config.loss.num_points=64",
-  "--config.optimizer.name=adamw",
-  "--config.optimizer.learning_rate=1e-4",
+  # AdamW makes whole steps of gradients that are nothing but round-off.
+  "--config.optimizer.name=sgd",
+  "--config.optimizer.learning_rate=1e-3",
   "--config.optimizer.warmup_steps=0",
-  "--config.optimizer.clip_norm=0.01",
 )
 
 
