@@ -97,6 +97,7 @@ class Predictor:
     predictions = jax.device_get(self._predict(params, stats, self._put(image)))
     num_classes = self._architecture.num_classes
     padded = _padded_size(sizes)
+    self._shapes.add((*image.shape, *padded))
     count = resize_labels.classes_per_block(num_classes, _num_pixels(image, padded))
     results = []
     for row, (height, width) in enumerate(sizes):
