@@ -125,6 +125,9 @@ def test_fields_of_the_other_model_are_not_checked():
   config = shapes_lt.get_config("model=deeplabv3plus")
   config.model.channels = 100
   common.validate(config)
+  config.model.name = "mask2former"
+  with pytest.raises(ValueError, match=r"config\.model\.channels=100"):
+    common.validate(config)
 
 
 def test_config_without_a_field():
