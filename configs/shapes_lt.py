@@ -8,7 +8,7 @@ Time      3 to 4 minutes in all: drawing, training, evaluating.
 Expected  val mIoU of at least 40 %, mIoU of the rare classes (by image) between 3 and 25 %.
 Measured  seed 0, on 2 cores of a shared machine; rare, common, frequent by image and by pixel:
           mask2former    47.9 (5.2 18.0 69.3; 3.0 9.1 72.9), 3.2 minutes in all
-          deeplabv3plus  47.2 (6.1 26.6 65.1; 6.1 22.9 66.3), 3.1 minutes in all
+          deeplabv3plus  47.2 (6.1 26.6 65.1; 6.1 22.9 66.3), 3.5 minutes with other work beside it
 
 The command runs a small Mask2Former; `shapes_lt.py:model=deeplabv3plus` is a small DeepLabV3+.
 
