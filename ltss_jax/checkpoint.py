@@ -9,6 +9,7 @@ from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 METRIC = "mIoU"
+LATEST, BEST = 0, -1  # values of config.eval.step beside step numbers
 
 
 class CheckpointError(RuntimeError):
@@ -69,6 +70,13 @@ class Checkpoints:
     """Step of the checkpoint with the highest mIoU; None where none was evaluated."""
     scored = [(c.metrics[METRIC], c.step) for c in self._checkpointer.checkpoints if c.metrics]
     return max(scored)[1] if scored else None
+
+  def find(self, wanted: int) -> int | None:
+    """The step that a number, LATEST or BEST stands for; None where there is no such checkpoint.
+
+    A step's number is returned as it is, whether or not its checkpoint exists.
+    """
+    return {LATEST: max(self.steps, default=None), BEST: self.best_step}.get(wanted, wanted)
 
   def save(
     self, step: int, state: Any, data_state: Mapping[str, Any], miou: float | None = None

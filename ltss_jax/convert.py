@@ -24,8 +24,6 @@ from ltss_jax.models import mask2former
 from ltss_jax.weights import describe, huggingface, imagenet, official, readers, trees
 from ltss_jax.weights.report import Report
 
-_LATEST, _BEST = 0, -1  # values of config.eval.step beside step numbers
-
 
 def convert(
   config: ml_collections.ConfigDict, source: str | pathlib.Path, output: epath.PathLike
@@ -143,7 +141,7 @@ def _read_weights(config: ml_collections.ConfigDict, source: epath.PathLike) -> 
     return params, stats
   with checkpoint.Checkpoints(directory) as run:
     wanted = config.eval.step
-    step = {_LATEST: max(run.steps, default=None), _BEST: run.best_step}.get(wanted, wanted)
+    step = run.find(wanted)
     if step not in run.steps:
       raise checkpoint.CheckpointError(
         f"{directory} holds no checkpoint for config.eval.step={wanted}; there are {run.steps}"

@@ -19,8 +19,6 @@ from ltss_jax import (
 )
 from ltss_jax.weights import report, trees
 
-LATEST, BEST = 0, -1  # values of config.eval.step beside step numbers
-
 
 def require_run(workdir: epath.PathLike) -> epath.Path:
   """The directory of a run's checkpoints.
@@ -62,12 +60,12 @@ def of_run(
   abstract = train_step.abstract_state(architecture, transform, mesh_lib.data_mesh())
   with checkpoint.Checkpoints(directory, config.checkpoint.keep) as saved:
     wanted = config.eval.step
-    if wanted == BEST and saved.best_step is None:
+    step = saved.find(wanted)
+    if wanted == checkpoint.BEST and step is None:
       raise checkpoint.CheckpointError(
-        f"config.eval.step={BEST} asks for the best checkpoint, but none in {directory} was "
+        f"config.eval.step={wanted} asks for the best checkpoint, but none in {directory} was "
         f"evaluated in training; steps there: {saved.steps}, and 0 is the latest"
       )
-    step = {LATEST: None, BEST: saved.best_step}.get(wanted, wanted)
     state, _ = saved.restore(abstract, step=step)
   return int(state.step), state.params, state.stats
 

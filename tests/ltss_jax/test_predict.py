@@ -221,7 +221,7 @@ def test_a_run_predicts_as_its_weights_do(weights, images, tmp_path):
   predict.predict(config, workdir, source=source, output=outputs[1], weights=directory)
   labels = [read(output / "larger.v2.png") for output in outputs]
   np.testing.assert_array_equal(*labels)
-  config.eval.step = inference_weights.BEST
+  config.eval.step = checkpoint.BEST
   _, best, _ = inference_weights.of_run(config, workdir, architecture)
   assert not np.any(best["classifier"]["kernel"])  # step 3's
   config.model.aspp_channels = 16
