@@ -11,9 +11,12 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 DEMO := runs/demo
+# Compilers for accelerators that are not there, each in an environment of its own.
+AOT_TPU := .venv-aot-tpu
+AOT_GPU := .venv-aot-gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format bench clean
+.PHONY: help demo test test-slow lint format bench aot aot-all clean
 
 help:
 	@echo "Times are of two CPU cores, without the first installation (about a minute and a half)."
@@ -23,7 +26,9 @@ help:
 	@echo "make lint              check style and formatting"
 	@echo "make format            format the code"
 	@echo "make bench      2 min  time the hot paths, side by side with alternatives (5 min where torch is)"
-	@echo "make clean             remove .venv, caches and the demo's run; data and other runs stay"
+	@echo "make aot       13 min  compile kernels and training step for TPU v5e and H100, which need not be there"
+	@echo "make aot-all   25 min  the kernels for TPU v4, v5p, v6e and TPU7x as well"
+	@echo "make clean             remove .venv*, caches and the demo's run; data and other runs stay"
 	@echo "The first of them installs the requirements into .venv (Python 3.11 or newer: PYTHON=...)."
 
 # A demo shows a run from its beginning, so a finished or broken one is not resumed.
@@ -49,9 +54,27 @@ format: $(INSTALLED)
 bench: $(INSTALLED)
 	$(RUN) -m benchmarks.run
 
+# The installations, 6 GB, take some minutes more.
+aot: $(AOT_TPU)/.installed $(AOT_GPU)/.installed
+	$(AOT_TPU)/bin/python -m kernels.ms_deform_attn.aot v5e
+	$(AOT_GPU)/bin/python -m kernels.ms_deform_attn.aot h100
+	$(AOT_TPU)/bin/python -m benchmarks.aot_train_step v5e
+	$(AOT_GPU)/bin/python -m benchmarks.aot_train_step h100
+
+aot-all: aot
+	for target in v4 v5p v6e tpu7x; do \
+	  echo $$target && $(AOT_TPU)/bin/python -m kernels.ms_deform_attn.aot $$target || exit 1; done
+
 clean:
-	rm -rf $(VENV) $(DEMO) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(AOT_TPU) $(AOT_GPU) $(DEMO) .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(AOT_TPU)/.installed: JAX := jax[tpu]
+$(AOT_GPU)/.installed: JAX := jax[cuda13]
+$(AOT_TPU)/.installed $(AOT_GPU)/.installed: requirements.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt "$(JAX)"
+	@touch $@
 
 $(INSTALLED): requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(\

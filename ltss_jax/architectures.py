@@ -7,8 +7,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from absl import logging
 from jax.sharding import Mesh, PartitionSpec
 
+from kernels import ms_deform_attn
 from ltss_jax import resize_labels
 from ltss_jax.losses import mask_criterion, pixel
 from ltss_jax.models import deeplabv3plus, mask2former
@@ -132,6 +134,7 @@ def mask2former_architecture(
       images.
     inference_dtype: compute dtype of `predict`; `config.dtype` is that of training.
   """
+  logging.info("Deformable attention runs as %r here", ms_deform_attn.choose())
   model = mask2former.functions(config)
   inference = mask2former.functions(mask2former.with_dtype(config, inference_dtype))
   return Architecture(
@@ -182,9 +185,10 @@ def _mask2former_loss(model, config, criterion, ignore_label, mesh) -> Callable:
     model_key, point_key = jax.random.split(rng)
     image = mask2former.pad_to_stride(batch["image"])
     label = mask2former.pad_to_stride(batch["label"], ignore_label)
-    (class_logits, embeddings, features), stats = model.apply(
-      params, stats, image, train=True, rng=model_key
-    )
+    with ms_deform_attn.sharded(mesh, batch_axis="data"):
+      (class_logits, embeddings, features), stats = model.apply(
+        params, stats, image, train=True, rng=model_key
+      )
     sums = sharded_sums(
       class_logits,
       mask2former.mask_logits(embeddings, features),

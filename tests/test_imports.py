@@ -43,6 +43,7 @@ RULES = {
   "kernels.ms_deform_attn.bench": {"jax", "kernels", "numpy", "torch"},
   # Whatever has no line of its own knows neither config nor data.
   "ltss_jax": {"absl", "etils", "jax", "ltss_jax", "numpy"},
+  "ltss_jax.architectures": {"absl", "jax", "kernels", "ltss_jax"},
   "ltss_jax.models": {"flax", "jax", "kernels", "ltss_jax.models", "numpy"},
   "ltss_jax.losses": {"jax", "ltss_jax.losses", "numpy"},
   "ltss_jax.losses.matching": {"jax", "ltss_jax.losses", "numpy", "optax", "scipy"},

@@ -1,33 +1,71 @@
 """The public function of multi-scale deformable attention and the choice of its implementation."""
 
+import contextlib
+import dataclasses
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 
-from kernels.ms_deform_attn.reference import ms_deform_attn_reference
-from kernels.ms_deform_attn.xla import ms_deform_attn_xla
+from kernels.ms_deform_attn import pallas_gpu, pallas_tpu, per_shard, reference, xla
 
 SpatialShapes = tuple[tuple[int, int], ...]
 
-# Name -> function of the four arguments of `ms_deform_attn`.
-IMPLEMENTATIONS: dict[str, Callable[..., jax.Array]] = {
-  "xla": ms_deform_attn_xla,
-  "reference": ms_deform_attn_reference,
+
+@dataclasses.dataclass(frozen=True)
+class Implementation:
+  """One way to compute the function.
+
+  Attributes:
+    forward: value, spatial_shapes, sampling_locations, attention_weights -> output.
+    backward: these and the cotangent of the output -> gradients of the three arrays.
+    backend: the one whose kernels these are, as `jax.default_backend()` names it; they also take
+      the keyword `interpret`. None for plain JAX, which runs anywhere.
+  """
+
+  forward: Callable[..., jax.Array]
+  backward: Callable[..., tuple[jax.Array, ...]]
+  backend: str | None = None
+
+
+IMPLEMENTATIONS = {
+  "pallas_tpu": Implementation(pallas_tpu.forward, pallas_tpu.backward, "tpu"),
+  "pallas_gpu": Implementation(pallas_gpu.forward, pallas_gpu.backward, "gpu"),
+  "xla": Implementation(xla.forward, xla.backward),
+  "reference": Implementation(reference.forward, reference.backward),
 }
+
+_interpret = False
+
+
+@contextlib.contextmanager
+def interpreted_pallas() -> Iterator[None]:
+  """Within it, Pallas kernels run on any backend, interpreted step by step: slow, for tests."""
+  global _interpret
+  _interpret, before = True, _interpret
+  try:
+    yield
+  finally:
+    _interpret = before
 
 
 def available() -> tuple[str, ...]:
   """Returns the names of the implementations that run here, best first, the reference last."""
-  return tuple(IMPLEMENTATIONS)
+  backend = jax.default_backend()
+  return tuple(
+    name
+    for name, implementation in IMPLEMENTATIONS.items()
+    if implementation.backend in (None, backend)
+  )
 
 
 def choose(implementation: str | None = None) -> str:
   """Returns the implementation that a call runs: the one named, or the best that runs here.
 
   Raises:
-    ValueError: there is none of this name.
+    ValueError: there is none of this name, or it cannot run here.
   """
   if implementation is None:
     return available()[0]
@@ -35,6 +73,12 @@ def choose(implementation: str | None = None) -> str:
     raise ValueError(
       f"ms_deform_attn: no implementation {implementation!r}; choose one of {available()}, or "
       "None for the best of them"
+    )
+  if implementation not in available() and not _interpret:
+    raise ValueError(
+      f"ms_deform_attn: implementation {implementation!r} needs the backend "
+      f"{IMPLEMENTATIONS[implementation].backend!r}, and JAX runs on {jax.default_backend()!r} "
+      f"here; choose one of {available()}, or None for the best of them"
     )
   return implementation
 
@@ -61,20 +105,73 @@ def ms_deform_attn(
     sampling_locations: `[B, Q, H, L, P, 2]` float, (x, y) in units of the level's width and
       height: 0 and 1 are the outer edges of the map.
     attention_weights: `[B, Q, H, L, P]` float, used as given (not normalised here).
-    implementation: name of one of `available()`, or None for the best.
+    implementation: name of one of `available()`, or None for the best on the platform that the
+      program is compiled for.
 
   Returns:
     `[B, Q, H * D]` in the dtype of `value`, accumulated in float32 or wider.
 
   Raises:
-    ValueError: the shapes or dtypes do not belong together, or there is no such implementation.
+    ValueError: the shapes or dtypes do not belong together, or there is no such implementation
+      here.
   """
   shapes = _check(value, spatial_shapes, sampling_locations, attention_weights)
-  function = IMPLEMENTATIONS[choose(implementation)]
+  if implementation is not None:
+    choose(implementation)
   if value.size == 0 or attention_weights.size == 0:
     batch, queries, heads = attention_weights.shape[:3]
     return jnp.zeros((batch, queries, heads * value.shape[-1]), value.dtype)
-  return function(value, shapes, sampling_locations, attention_weights)
+  how = _How(implementation, shapes, per_shard.current(), _interpret)
+  return _attend(how, value, sampling_locations, attention_weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class _How:
+  """What a traced call depends on beside its arrays."""
+
+  implementation: str | None
+  spatial_shapes: SpatialShapes
+  shards: per_shard.Shards | None
+  interpret: bool
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(how: _How, *arrays: jax.Array) -> jax.Array:
+  return _run(how, "forward", arrays)
+
+
+def _attend_forward(how: _How, *arrays: jax.Array):
+  return _attend(how, *arrays), arrays
+
+
+def _attend_backward(how: _How, arrays: tuple[jax.Array, ...], cotangent: jax.Array):
+  return _run(how, "backward", (*arrays, cotangent))
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _run(how: _How, pass_: str, arrays: tuple[jax.Array, ...]):
+  """Runs the forward or backward pass of an implementation."""
+
+  def of(name: str) -> Callable:
+    implementation = IMPLEMENTATIONS[name]
+    run = getattr(implementation, pass_)
+    if implementation.backend is None:
+      return lambda value, *arrays: run(value, how.spatial_shapes, *arrays)
+
+    def kernel(value, *arrays):
+      return run(value, how.spatial_shapes, *arrays, interpret=how.interpret)
+
+    return per_shard.per_shard(kernel, how.shards)
+
+  if how.implementation is not None:
+    return of(how.implementation)(*arrays)
+  # Where a program is traced is not always where it will run.
+  return jax.lax.platform_dependent(
+    *arrays, tpu=of("pallas_tpu"), cuda=of("pallas_gpu"), default=of("xla")
+  )
 
 
 def _check(value, spatial_shapes, sampling_locations, attention_weights) -> SpatialShapes:

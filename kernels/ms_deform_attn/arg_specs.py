@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -30,9 +32,11 @@ class ArgSpec:
 
 
 ARG_SPECS = {
-  # Training crops of 512 and 640 (ADE20K), strides 32, 16 and 8; 640 is also Swin-L's.
+  # Training crops of 512 and 640 (ADE20K), strides 32, 16 and 8.
   "crop_512": ArgSpec(((16, 16), (32, 32), (64, 64))),
   "crop_640": ArgSpec(((20, 20), (40, 40), (80, 80))),
+  # Swin-L's share of a batch of 16 images on 8 devices.
+  "swin_l_640": ArgSpec(((20, 20), (40, 40), (80, 80)), batch=2),
   # A photograph at evaluation, 512 x 688.
   "eval_512x688": ArgSpec(((16, 22), (32, 43), (64, 86))),
   # No size divides another.
@@ -80,3 +84,26 @@ def make_arguments(
   value = rng.normal(size=(spec.batch, spec.length, spec.heads, spec.dim))
   arrays = value, np.broadcast_to(locations, (*shape, 2)), weights
   return tuple(np.ascontiguousarray(array, np.float32) for array in arrays)
+
+
+def abstract_arguments(
+  spec: ArgSpec, dtype: str, sharding: jax.sharding.Sharding
+) -> list[jax.ShapeDtypeStruct]:
+  """Describes value, locations, weights and the output's cotangent, to compile for.
+
+  Args:
+    spec: the shapes.
+    dtype: of value and cotangent; the others are float32.
+    sharding: of all four, which says for what device to compile.
+  """
+  points = (spec.batch, spec.length, spec.heads, len(spec.spatial_shapes), spec.points)
+  value = (spec.batch, spec.length, spec.heads, spec.dim)
+  return [
+    jax.ShapeDtypeStruct(shape, jnp.dtype(of), sharding=sharding)
+    for shape, of in (
+      (value, dtype),
+      ((*points, 2), "float32"),
+      (points, "float32"),
+      ((*value[:2], spec.heads * spec.dim), dtype),
+    )
+  ]

@@ -1,9 +1,10 @@
 """Times deformable attention: `python -m kernels.ms_deform_attn.bench [names of ARG_SPECS]`.
 
-Prints, for each implementation, the median time of the forward pass and of forward and backward
-together, beside the usual torch formulation by `grid_sample` (2 threads) where torch is installed.
-Candidates take turns within one run, and a ratio is the median over turns: read these, not the
-milliseconds, on a machine that is shared. Without names: the training crop of 512. About a minute.
+Prints, for each implementation that runs here, the median time of the forward pass and of forward
+and backward together, beside the usual torch formulation by `grid_sample` (2 threads) where torch
+is installed. Candidates take turns within one run, and a ratio is the median over turns: read
+these, not the milliseconds, on a machine that is shared. Without names: the training crop of 512.
+About a minute.
 """
 
 import importlib.util
@@ -15,7 +16,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from kernels.ms_deform_attn.api import IMPLEMENTATIONS, ms_deform_attn
+from kernels.ms_deform_attn.api import available, ms_deform_attn
 from kernels.ms_deform_attn.arg_specs import ARG_SPECS, ArgSpec, make_arguments
 
 _TURNS = 7
@@ -93,7 +94,7 @@ def run(name: str) -> None:
   arguments = make_arguments(spec)
   rng = np.random.default_rng(1)
   cotangent = rng.normal(size=(spec.batch, spec.length, spec.heads * spec.dim)).astype(np.float32)
-  candidates = {key: ours(spec, key, arguments, cotangent) for key in IMPLEMENTATIONS}
+  candidates = {key: ours(spec, key, arguments, cotangent) for key in available()}
   judge = "reference"
   if importlib.util.find_spec("torch"):
     judge = f"torch grid_sample, {_TORCH_THREADS} threads"

@@ -35,7 +35,7 @@ def sample_bilinear(feature: jax.Array, location: jax.Array) -> jax.Array:
   return total
 
 
-def ms_deform_attn_reference(
+def forward(
   value: jax.Array,
   spatial_shapes: tuple[tuple[int, int], ...],
   sampling_locations: jax.Array,
@@ -61,3 +61,19 @@ def ms_deform_attn_reference(
     output += jnp.einsum("bqhp,bqhpd->bqhd", weights[:, :, :, level], sampled)
     start += height * width
   return output.reshape(batch, queries, heads * dim).astype(dtype)
+
+
+def backward(
+  value: jax.Array,
+  spatial_shapes: tuple[tuple[int, int], ...],
+  sampling_locations: jax.Array,
+  attention_weights: jax.Array,
+  cotangent: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Computes the gradients of the three arrays from the output's, by differentiation."""
+
+  def of_arrays(value, *arrays):
+    return forward(value, spatial_shapes, *arrays)
+
+  _, pull = jax.vjp(of_arrays, value, sampling_locations, attention_weights)
+  return pull(cotangent)

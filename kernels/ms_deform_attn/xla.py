@@ -31,30 +31,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kernels.ms_deform_attn.corners import corners
+
 SpatialShapes = tuple[tuple[int, int], ...]
 
 # Partial sums of a dot product: float32 in a 256-bit vector register.
 LANES = 8
 # Size of the corner rows of one image's block of queries, which the scatter writes and reads again.
 BLOCK_BYTES = 3 * 2**20
-# `_corner_index` leaves nothing to check.
+# The indices of `corners` leave nothing to check.
 _VALID = {"mode": "promise_in_bounds", "wrap_negative_indices": False}
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def ms_deform_attn_xla(
+def forward(
   value: jax.Array,
   spatial_shapes: SpatialShapes,
   sampling_locations: jax.Array,
   attention_weights: jax.Array,
 ) -> jax.Array:
-  """Computes `ms_deform_attn`; arguments as there."""
+  """Computes the output `[B, Q, H * D]`; arguments as of `ms_deform_attn`."""
   batch, queries, heads = attention_weights.shape[:3]
-  compute = jnp.promote_types(value.dtype, jnp.float32)
-  locations = sampling_locations.astype(compute)
-  index = _corner_index(spatial_shapes, locations)
-  weight = _corner_weight(spatial_shapes, locations, attention_weights.astype(compute))
-  rows = _rows(value.astype(compute))
+  rows = _rows(value)
+  weight, index = _corners(spatial_shapes, sampling_locations, attention_weights, rows.dtype)
 
   def block_output(index, weight):
     return sum(weight[..., k, None] * _take(rows, index[..., k]) for k in range(index.shape[-1]))
@@ -64,87 +62,60 @@ def ms_deform_attn_xla(
   return output.reshape(batch, queries, heads * dim).astype(value.dtype)
 
 
-def _forward(value, spatial_shapes, sampling_locations, attention_weights):
-  output = ms_deform_attn_xla(value, spatial_shapes, sampling_locations, attention_weights)
-  return output, (value, sampling_locations, attention_weights)
+def backward(
+  value: jax.Array,
+  spatial_shapes: SpatialShapes,
+  sampling_locations: jax.Array,
+  attention_weights: jax.Array,
+  cotangent: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Computes the gradients by value, locations and weights, in their dtypes.
 
+  Args:
+    value: this and the next three as of `ms_deform_attn`.
+    spatial_shapes: as there.
+    sampling_locations: as there.
+    attention_weights: as there.
+    cotangent: `[B, Q, H * D]`, of the output.
 
-def _backward(spatial_shapes, residuals, cotangent):
-  value, sampling_locations, attention_weights = residuals
+  Returns:
+    Arrays of the shapes of `value`, `sampling_locations` and `attention_weights`.
+  """
   batch, queries, heads = attention_weights.shape[:3]
-  compute = jnp.promote_types(value.dtype, jnp.float32)
-  locations = sampling_locations.astype(compute)
-  cotangent = cotangent.astype(compute).reshape(batch, queries, heads, -1)
-  index = _corner_index(spatial_shapes, locations)
-  weight, pull = jax.vjp(
-    functools.partial(_corner_weight, spatial_shapes), locations, attention_weights.astype(compute)
-  )
-  rows = _rows(value.astype(compute))
+  rows = _rows(value)
+  cotangent = cotangent.astype(rows.dtype).reshape(batch, queries, heads, -1)
+
+  def corners_of(locations, weights):
+    return _corners(spatial_shapes, locations, weights, rows.dtype)
+
+  weight, pull, index = jax.vjp(corners_of, sampling_locations, attention_weights, has_aux=True)
   block = _block(queries, heads, index, rows)
   block_dots = functools.partial(_dot_rows, rows)
   dots = _map_blocks(block_dots, (index, cotangent), index.shape[-1], block)
-  location_gradient, attention_gradient = pull(dots)
-  return (
-    _scatter_rows(rows, index, weight, cotangent, block).reshape(value.shape).astype(value.dtype),
-    location_gradient.astype(sampling_locations.dtype),
-    attention_gradient.astype(attention_weights.dtype),
-  )
+  gradient = _scatter_rows(rows, index, weight, cotangent, block)
+  return gradient.reshape(value.shape).astype(value.dtype), *pull(dots)
 
 
-ms_deform_attn_xla.defvjp(_forward, _backward)
-
-
-def _pixels(spatial_shapes: SpatialShapes, locations: jax.Array):
-  """Returns x and y in pixels `[B, Q, H, L * P]` and their levels' width and height `[L * P]`."""
-  points = locations.shape[-2]
-  height, width = np.repeat(np.asarray(spatial_shapes, locations.dtype).T, points, axis=1)
-  locations = locations.reshape(*locations.shape[:3], -1, 2)
-  return locations[..., 0] * width - 0.5, locations[..., 1] * height - 0.5, width, height
-
-
-def _corner_weight(
-  spatial_shapes: SpatialShapes, locations: jax.Array, attention_weights: jax.Array
-) -> jax.Array:
-  """Returns bilinear times attention weight of each corner, `[B, Q, H, K]`; 0 off the map."""
-  x, y, width, height = _pixels(spatial_shapes, locations)
-  attention_weights = attention_weights.reshape(x.shape)
-
-  def pair(position, size):
-    low = jnp.floor(position)
-    part = position - low
-    low_inside = (low >= 0) & (low < size)
-    high_inside = (low >= -1) & (low < size - 1)
-    return jnp.where(low_inside, 1 - part, 0), jnp.where(high_inside, part, 0)
-
-  left, right = pair(x, width)
-  top, bottom = (attention_weights * weight for weight in pair(y, height))
-  weight = jnp.stack([top * left, top * right, bottom * left, bottom * right], axis=3)
-  return weight.reshape(*x.shape[:3], -1)
-
-
-def _corner_index(spatial_shapes: SpatialShapes, locations: jax.Array) -> jax.Array:
-  """Returns the row of each corner in `_rows`, `[B, Q, H, K]`; any valid one for those off the map.
-
-  Order as in `_corner_weight`.
-  """
-  x, y, width, height = _pixels(spatial_shapes, locations)
-  # Clipped as floats: what lies far outside does not fit an integer.
-  column = jnp.clip(jnp.floor(x), -1, width).astype(jnp.int32)
-  row = jnp.clip(jnp.floor(y), -1, height).astype(jnp.int32)
+def _corners(
+  spatial_shapes: SpatialShapes, locations: jax.Array, weights: jax.Array, dtype: jnp.dtype
+) -> tuple[jax.Array, jax.Array]:
+  """Returns weight and row in `_rows` of each corner of each point, both `[B, Q, H, K]`."""
+  batch, queries, heads, _, points, _ = locations.shape
+  locations = locations.astype(dtype).reshape(batch, queries, heads, -1, 2)
+  weights = weights.astype(dtype).reshape(locations.shape[:-1])
+  height, width = np.repeat(np.asarray(spatial_shapes, np.int32).T, points, axis=1)  # [L * P]
   areas = [height * width for height, width in spatial_shapes]
-  points = locations.shape[-2]
-  start = np.repeat(np.cumsum(areas, dtype=np.int32) - np.asarray(areas, np.int32), points)
-  stride = width.astype(np.int32)
-  corner = np.stack([0 * stride, 0 * stride + 1, stride, stride + 1])  # [4, L * P]
-  position = (start + row * stride + column)[:, :, :, None] + corner  # [B, Q, H, 4, L * P]
-  heads = locations.shape[2]
-  head = np.arange(heads, dtype=np.int32)[:, None, None]
-  index = jnp.clip(position, 0, sum(areas) - 1) * heads + head
-  return index.reshape(*x.shape[:3], -1)
+  start = np.repeat(np.cumsum([0, *areas[:-1]], dtype=np.int32), points)
+  weights, indices = corners(locations[..., 0], locations[..., 1], weights, height, width)
+  index = (jnp.stack(indices, axis=3) + start) * heads  # [B, Q, H, 4, L * P]
+  index += np.arange(heads, dtype=np.int32)[:, None, None]
+  shape = (batch, queries, heads, -1)
+  return jnp.stack(weights, axis=3).reshape(shape), index.reshape(shape)
 
 
 def _rows(value: jax.Array) -> jax.Array:
-  """Returns `[B, S, H, D]` as one list of rows for each image, `[B, S * H, D]`."""
+  """Returns `[B, S, H, D]` as rows of each image to compute with, `[B, S * H, D]`."""
+  value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
   return value.reshape(value.shape[0], -1, value.shape[-1])
 
 

@@ -50,6 +50,34 @@ def test_spatial_shapes_must_be_static():
     ms_deform_attn(**arguments(spatial_shapes=jnp.array(SHAPES)))
 
 
+@pytest.mark.parametrize(("name", "needs"), [("pallas_tpu", "tpu"), ("pallas_gpu", "gpu")])
+def test_a_kernel_for_another_backend_is_refused(name, needs):
+  """The message says what it needs, what there is, and what runs here."""
+  assert name not in available()
+  message = f"{name!r} needs the backend {needs!r}, and JAX runs on 'cpu' here; choose .*'xla'"
+  with pytest.raises(ValueError, match=message):
+    ms_deform_attn(**arguments(implementation=name))
+  with pytest.raises(ValueError, match=message):
+    choose(name)
+
+
+@pytest.mark.parametrize(
+  ("platform", "target"), [("tpu", "tpu_custom_call"), ("cuda", "triton"), ("cpu", None)]
+)
+def test_the_platform_that_a_program_is_lowered_for_decides(platform, target):
+  """Forward and backward, wherever the program is traced."""
+  arrays = arguments()
+  shapes = arrays.pop("spatial_shapes")
+
+  def loss(value, locations, weights):
+    return ms_deform_attn(value, shapes, locations, weights).sum()
+
+  gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+  program = gradient.trace(*arrays.values()).lower(lowering_platforms=(platform,)).as_text()
+  kernels = {name for name in ("tpu_custom_call", "triton") if name in program}
+  assert kernels == ({target} if target else set())
+
+
 def test_the_portable_implementation_is_the_default():
   assert choose() == available()[0] == "xla"
   assert choose("reference") == available()[-1] == "reference"
