@@ -110,6 +110,8 @@ def _model() -> dict:
     "decoder_width": 2048,  # of those in the transformer decoder
     "class_head": "softmax",  # "seesaw": separate objectness logits
     "max_targets": 64,  # classes of one crop that training makes masks of
+    # "auto": "pallas_tpu" on TPUs, "pallas_gpu" on NVIDIA GPUs, "xla" elsewhere, or one by name.
+    "deformable_attention": "auto",
     # deeplabv3plus only, from here on.
     "aspp_channels": 256,
     "aspp_dilations": (6, 12, 18),  # cells of the stride-16 map

@@ -36,6 +36,7 @@ CHOICES = {
   "model.dtype": ("float32", "bfloat16"),
   "eval.dtype": ("float32", "bfloat16"),
   "model.image_pooling": ("global", "window"),
+  "model.deformable_attention": ("auto", "pallas_tpu", "pallas_gpu", "xla", "reference"),
   "loss.matcher": ("scipy", "optax"),
   "optimizer.name": ("sgd", "adamw"),
 }

@@ -134,7 +134,8 @@ def mask2former_architecture(
       images.
     inference_dtype: compute dtype of `predict`; `config.dtype` is that of training.
   """
-  logging.info("Deformable attention runs as %r here", ms_deform_attn.choose())
+  chosen = ms_deform_attn.choose(config.deformable_attention)
+  logging.info("Deformable attention: %s, of %s", chosen, ms_deform_attn.available())
   model = mask2former.functions(config)
   inference = mask2former.functions(mask2former.with_dtype(config, inference_dtype))
   return Architecture(

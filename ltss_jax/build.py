@@ -38,6 +38,7 @@ def _mask2former_config(
   config: ml_collections.ConfigDict, num_classes: int
 ) -> mask2former.Mask2FormerConfig:
   model = config.model
+  chosen = model.deformable_attention
   return mask2former.Mask2FormerConfig(
     num_classes=num_classes,
     backbone=backbones.BackboneConfig(
@@ -57,6 +58,7 @@ def _mask2former_config(
     class_head=model.class_head,
     dtype=model.dtype,
     remat=model.remat,
+    deformable_attention=None if chosen == "auto" else chosen,
   )
 
 

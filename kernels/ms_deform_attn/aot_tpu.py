@@ -33,9 +33,6 @@ TOPOLOGIES = {
   "tpu7x": "tpu7x:2x2x1",
 }
 
-# Where XLA's gather is compiled for comparison; sizes that are no powers of two take it minutes.
-_GATHER_SHAPE = "crop_512"
-
 COLUMNS = (
   "implementation",
   "pass",
@@ -91,7 +88,7 @@ def topology(target: str, dump: str | None = None) -> topologies.TopologyDescrip
 
 
 def rows(target: str, specs: dict[str, ArgSpec]) -> Iterator[dict[str, object]]:
-  """Compiles both passes for named shapes, for one of them the definition by XLA's gather as well.
+  """Compiles both passes for named shapes: the definition by XLA's gather, and the kernels.
 
   Args:
     target: a key of `TOPOLOGIES`.
@@ -103,10 +100,10 @@ def rows(target: str, specs: dict[str, ArgSpec]) -> Iterator[dict[str, object]]:
     kernel; bundles of the kernel for the points of a fresh layer, for points that lie 3 pixels
     (standard deviation) off their query, and for all tiles; or `error`.
   """
-  if _GATHER_SHAPE in specs:
-    # In a process of its own: writing down the schedules of all its operations takes minutes.
-    with futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-      yield from pool.submit(_gather_rows, target, specs[_GATHER_SHAPE]).result()
+  # In a process of its own: writing down the schedules of all its operations takes minutes.
+  with futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    for shape, spec in specs.items():
+      yield from pool.submit(_gather_rows, target, shape, spec).result()
   with tempfile.TemporaryDirectory() as folder:
     dump = pathlib.Path(folder)
     device = topology(target, folder).devices[0]
@@ -118,9 +115,9 @@ def rows(target: str, specs: dict[str, ArgSpec]) -> Iterator[dict[str, object]]:
             path.unlink()
 
 
-def _gather_rows(target: str, spec: ArgSpec) -> list[dict[str, object]]:
+def _gather_rows(target: str, shape: str, spec: ArgSpec) -> list[dict[str, object]]:
   device = topology(target).devices[0]
-  return list(_compiled(reference, "gather by XLA", _GATHER_SHAPE, spec, "float32", device))
+  return list(_compiled(reference, "gather by XLA", shape, spec, "float32", device))
 
 
 def _compiled(module, name, shape, spec, dtype, device) -> Iterator[dict[str, object]]:

@@ -32,6 +32,7 @@ class Mask2FormerConfig:
     class_head: "softmax" (C + 1 outputs) or "seesaw" (C class and 2 objectness outputs).
     dtype: compute dtype of the transformer decoder; the pixel decoder is always float32.
     remat: recompute the decoders' layers in the backward pass.
+    deformable_attention: implementation of `ms_deform_attn`; None for the platform's best.
   """
 
   num_classes: int
@@ -46,6 +47,7 @@ class Mask2FormerConfig:
   class_head: str = "softmax"
   dtype: str = "float32"
   remat: bool = False
+  deformable_attention: str | None = None
 
 
 class Mask2Former(nnx.Module):
@@ -61,6 +63,7 @@ class Mask2Former(nnx.Module):
         num_heads=config.num_heads,
         feed_forward_width=config.encoder_width,
         remat=config.remat,
+        implementation=config.deformable_attention,
       ),
       rngs=rngs,
     )

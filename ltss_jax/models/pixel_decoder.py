@@ -28,6 +28,7 @@ class PixelDecoderConfig:
     num_points: that each head samples in each level.
     feed_forward_width: inside the encoder layers.
     remat: recompute the encoder layers in the backward pass instead of keeping their insides.
+    implementation: of `ms_deform_attn`; None for the platform's best.
   """
 
   channels: int = 256
@@ -36,6 +37,7 @@ class PixelDecoderConfig:
   num_points: int = 4
   feed_forward_width: int = 1024
   remat: bool = False
+  implementation: str | None = None
 
 
 NUM_LEVELS = 3  # res5, res4, res3
@@ -89,6 +91,7 @@ class DeformableAttention(nnx.Module):
     self.value_proj = layers.Linear(width, width, **xavier)
     self.output_proj = layers.Linear(width, width, **xavier)
     self.num_heads, self.num_points = config.num_heads, config.num_points
+    self.implementation = config.implementation
 
   def __call__(
     self,
@@ -116,7 +119,8 @@ class DeformableAttention(nnx.Module):
     weights = jax.nn.softmax(weights).reshape(batch, cells, heads, levels, points)
     size = jnp.array([(w, h) for h, w in shapes], jnp.float32)[:, None]  # [L, 1, 2]
     locations = reference[:, None, None, None] + offsets / size  # [B, S, heads, L, P, 2]
-    return self.output_proj(ms_deform_attn(value, shapes, locations, weights))
+    attended = ms_deform_attn(value, shapes, locations, weights, implementation=self.implementation)
+    return self.output_proj(attended)
 
 
 class EncoderLayer(nnx.Module):

@@ -172,6 +172,7 @@ def test_mask2former_is_trained_as_in_the_release(name):
     "decoder_width": 2048,
     "class_head": "softmax",
     "max_targets": 64,
+    "deformable_attention": "auto",
     **dict.fromkeys(DEEPLAB_FIELDS),
   }
   assert config.loss.to_dict() | {"hard_pixel_fraction": 0, "matcher": ""} == {

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from kernels import ms_deform_attn
 from ltss_jax import architectures, mesh as mesh_lib, metrics, optimizer, train_step
 from ltss_jax.losses import mask_criterion
 from ltss_jax.models import backbones, mask2former
@@ -60,10 +61,10 @@ def fresh_state():
   return jax.device_get(train_step.init_state(architecture(mesh), TRANSFORM, 0, mesh))
 
 
-def compiled_step(devices, matcher):
+def compiled_step(devices, matcher, **fields):
   """(compiled training step, mesh)."""
   mesh, transform = mesh_lib.data_mesh(jax.devices()[:devices]), TRANSFORM
-  model = architecture(mesh, matcher)
+  model = architecture(mesh, matcher, small_config(**fields))
   step = train_step.make_train_step(model, transform, mesh, seed=0, log_every_steps=1)
   abstract = train_step.abstract_state(model, transform, mesh)
   return step.lower(abstract, mesh_lib.put_batch(batch(), mesh)).compile(), mesh
@@ -108,6 +109,22 @@ def test_four_devices_equal_one(four_devices, fresh_state, expected):
 
 def test_the_matcher_on_the_device_equals_scipy(fresh_state, expected):
   assert_same_losses(run(compiled_step(4, "optax"), fresh_state, batch(), 10), expected)
+
+
+@pytest.mark.parametrize(
+  "kernel", ["pallas_tpu", pytest.param("pallas_gpu", marks=pytest.mark.slow)]
+)
+def test_kernels_run_under_the_mesh_as_plain_xla_does(kernel, fresh_state, expected):
+  """Interpreted, on each device's own images: nothing of the kernels' operands is gathered."""
+  with ms_deform_attn.interpreted_pallas():
+    compiled = compiled_step(4, "scipy", deformable_attention=kernel)
+  assert_same_losses(run(compiled, fresh_state, batch(), 10), expected)
+  assert "all-gather" not in compiled[0].as_text()
+
+
+def test_a_kernel_that_cannot_run_here_is_refused(one_device):
+  with pytest.raises(ValueError, match="'pallas_tpu' needs the backend 'tpu'"):
+    architecture(one_device[1], config=small_config(deformable_attention="pallas_tpu"))
 
 
 def test_a_training_step_has_exactly_one_host_callback(four_devices):
