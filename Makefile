@@ -53,6 +53,7 @@ format: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(RUN) -m benchmarks.run
+	$(RUN) -m benchmarks.statistics
 
 # The installations, 6 GB, take some minutes more.
 aot: $(AOT_TPU)/.installed $(AOT_GPU)/.installed

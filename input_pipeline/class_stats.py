@@ -213,3 +213,57 @@ def frequency_threshold(counts: np.ndarray, num_images: int) -> float:
     t = a / N with a from `group_borders`.
   """
   return group_borders(counts)[0] / num_images
+
+
+def _rarity(frequency: np.ndarray, threshold: float) -> np.ndarray:
+  """sqrt(t / f) per class, and 0 where f is 0."""
+  frequency = np.asarray(frequency, np.float64)
+  if not 0 <= threshold < np.inf:
+    raise ValueError(f"threshold is {threshold}; it must be a frequency, not negative.")
+  if not np.all((frequency >= 0) & np.isfinite(frequency)):
+    raise ValueError(f"frequency holds a negative or infinite value or a NaN: {frequency}.")
+  ratio = np.divide(threshold, frequency, out=np.zeros_like(frequency), where=frequency > 0)
+  return np.sqrt(ratio)
+
+
+def repeat_factors(frequency: np.ndarray, threshold: float) -> np.ndarray:
+  """How often an image with a class is to be drawn per epoch: r = max(1, sqrt(t / f)).
+
+  A class of frequency 0 has the factor 1: no image holds it, so that it can repeat none, and a
+  larger number would only spoil the means and sums over classes.
+
+  Args:
+    frequency: images with the class, or its summed pixel share, divided by the number of images;
+      non-negative [C].
+    threshold: frequency t below which classes are repeated.
+
+  Returns:
+    The factors, at least 1, float64 [C].
+
+  Raises:
+    ValueError: if the threshold or a frequency is negative or no number.
+
+  Source: repeat factor sampling of LVIS.
+  """
+  return np.maximum(1.0, _rarity(frequency, threshold))
+
+
+def query_numbers(frequency: np.ndarray, threshold: float, scale: float = 2.0) -> np.ndarray:
+  """How many queries the frequency-based matcher gives a target: ceil(max(1, s * sqrt(t / f))).
+
+  A class of frequency 0 has one query: training never shows it, so that the number is not used.
+
+  Args:
+    frequency: fraction of the training images that show the class, non-negative [C].
+    threshold: frequency t at about the border between rare and common classes.
+    scale: s.
+
+  Returns:
+    The numbers, at least 1, int64 [C].
+
+  Raises:
+    ValueError: if the threshold, the scale or a frequency is negative or no number.
+  """
+  if not 0 <= scale < np.inf:
+    raise ValueError(f"scale is {scale}; it must not be negative.")
+  return np.ceil(np.maximum(1.0, scale * _rarity(frequency, threshold))).astype(np.int64)

@@ -39,6 +39,7 @@ RULES = {
     "tensorflow_datasets",
     "tqdm",
   },
+  "input_pipeline.stats": {"absl", "etils", "input_pipeline", "matplotlib", "numpy"},
   "kernels": {"jax", "kernels", "numpy"},
   "kernels.ms_deform_attn.bench": {"jax", "kernels", "numpy", "torch"},
   # Whatever has no line of its own knows neither config nor data.

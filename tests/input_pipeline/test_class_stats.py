@@ -166,3 +166,73 @@ def test_stats_of_coco_stuff_size_take_under_two_seconds():
   stats = class_stats.class_stats(counts, num_classes)
   assert time.perf_counter() - start < 2  # 30 ms on one core of 2024
   assert stats.images_with_class.sum() == num_images * classes_per_image
+
+
+def test_repeat_factors_by_hand():
+  frequency = np.array([0.04, 0.01, 0.0025, 1.0, 0.0])
+  # sqrt(0.01 / f), at least 1; a class without an image has 1.
+  np.testing.assert_allclose(
+    class_stats.repeat_factors(frequency, 0.01), [1, 1, 2, 1, 1], rtol=1e-15
+  )
+
+
+def test_query_numbers_by_hand():
+  frequency = np.array([1.0, 0.04, 0.02, 0.01, 0.0025, 0.0])
+  # 2 sqrt(0.01 / f): 0.2, 1, 1.41, 2, 4.
+  numbers = class_stats.query_numbers(frequency, 0.01)
+  assert numbers.tolist() == [1, 1, 2, 2, 4, 1] and numbers.dtype == np.int64
+  assert class_stats.query_numbers(frequency, 0.01, scale=1).tolist() == [1, 1, 1, 1, 2, 1]
+
+
+# Data set -> threshold, mean numbers of rare/common/frequent classes (as published), how many
+# classes have more than one query, the largest number.
+QUERIES = {
+  "ade20k_full": (0.0003, (4.12, 2.27, 1.27), 475, 6),
+  "coco_stuff_lt": (0.0012, (4.32, 2.03, 1.07), 75, 10),
+  "mhp_v2_lt": (0.0024, (3.82, 2.08, 1.11), 27, 9),
+}
+
+
+@pytest.mark.parametrize("name", QUERIES)
+def test_query_numbers_are_the_published_ones(name):
+  threshold, means, above_one, largest = QUERIES[name]
+  stats = class_tables.load_class_table(name).train_stats
+  numbers = class_stats.query_numbers(stats.images_with_class / stats.num_images, threshold)
+  groups = class_stats.frequency_groups(stats.images_with_class)
+  found = [numbers[groups == group].mean() for group in range(3)]
+  # Half of the last published digit, inclusive: ADE20K-Full's rare classes have 4.125.
+  assert found == pytest.approx(means, abs=0.00501)
+  assert (np.sum(numbers > 1), numbers.max()) == (above_one, largest)
+
+
+def test_histogram_of_query_numbers_of_ade20k_full():
+  stats = class_tables.load_class_table("ade20k_full").train_stats
+  numbers = class_stats.query_numbers(stats.images_with_class / stats.num_images, 0.0003)
+  values, sizes = np.unique(numbers, return_counts=True)
+  assert dict(zip(values.tolist(), sizes.tolist(), strict=True)) == {
+    1: 372,
+    2: 268,
+    3: 99,
+    4: 72,
+    6: 36,
+  }
+
+
+@pytest.mark.parametrize("function", [class_stats.repeat_factors, class_stats.query_numbers])
+@pytest.mark.parametrize(
+  ("frequency", "threshold", "message"),
+  [
+    ([0.1], -0.1, "threshold is -0.1"),
+    ([0.1], np.nan, "threshold is nan"),
+    ([0.1, -1], 0.1, "negative or infinite value or a NaN"),
+    ([np.nan], 0.1, "negative or infinite value or a NaN"),
+  ],
+)
+def test_factors_of_unusable_frequencies(function, frequency, threshold, message):
+  with pytest.raises(ValueError, match=message):
+    function(np.array(frequency), threshold)
+
+
+def test_negative_scale_is_an_error():
+  with pytest.raises(ValueError, match="scale is -1"):
+    class_stats.query_numbers(np.ones(1), 0.1, scale=-1)

@@ -1,0 +1,1 @@
+"""Long-tail statistics of a data set: `python -m input_pipeline.stats DATA`."""

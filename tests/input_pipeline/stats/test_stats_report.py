@@ -1,0 +1,155 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from input_pipeline import class_stats, class_tables, prepared
+from input_pipeline.stats import report, text
+
+
+@pytest.fixture(name="published_directory")
+def _published_directory(prepared_directory, tmp_path):
+  """The small data set with the name and the classes of MHP-v2-LT."""
+  directory = shutil.copytree(prepared_directory, tmp_path / "1.0.0")
+  prepared.write_metadata(directory, class_tables.load_class_table("mhp_v2_lt").metadata)
+  return directory
+
+
+def test_record_of_prepared_data_by_hand(prepared_directory):
+  record = report.record(report.from_directory(prepared_directory))
+  assert (record["num_classes"], record["groups_from"]) == (4, "train")
+  assert record["official"] is None and record["comparison"] is None
+  train = record["splits"]["train"]
+  assert (train["num_images"], train["classes_without_image"]) == (4, 1)
+  # Images per class 4 2 0 1: ascending 0 1 2 4, cumulative 0 1 3 7: (5 - 2 * 11 / 7) / 4.
+  assert train["image_level"] == {
+    "gini": pytest.approx((5 - 22 / 7) / 4),
+    "group_borders": [0, 1],
+    "group_sizes": {"rare": 0, "common": 1, "frequent": 3},
+    "border_frequency": 0,
+    "smallest": 0,
+    "median": 1.5,
+    "largest": 4,
+  }
+  # Shares 1/2 + 3/4 + 1/4 + 1 = 5/2, 1/2 + 1/2 = 1, 0, 1/4: cumulative 0 1/4 5/4 15/4.
+  assert train["pixel_level"]["gini"] == pytest.approx((5 - 2 * 5.25 / 3.75) / 4)
+  assert train["pixel_level"]["group_borders"] == [0, 0.25]
+  assert train["images_per_number_of_classes"] == [0, 2, 1, 1]
+  assert train["classes_per_image"] == 7 / 4
+  assert record["splits"]["val"]["image_level"]["gini"] == 0
+  assert record["splits"]["val"]["images_per_number_of_classes"] == [0, 0, 0, 0, 1]
+  assert record["classes"][3] == {
+    "train_id": 3,
+    "dataset_id": 3,
+    "name": "Straße",
+    "image_level_group": "frequent",
+    "pixel_level_group": "frequent",
+    "train_images": 1,
+    "train_pixel_share_sum": 0.25,
+    "val_images": 1,
+    "val_pixel_share_sum": 0.25,
+  }
+  assert json.loads(json.dumps(record)) == record
+
+
+@pytest.mark.parametrize("name", ["ade20k_full", "coco_stuff_lt", "mhp_v2_lt"])
+def test_record_of_official_table(name):
+  stats = class_tables.load_class_table(name).train_stats
+  record = report.record(report.from_table(name))
+  assert record["groups_from"] == "official"
+  assert record["splits"] == {} and record["comparison"] is None
+  for level, counts in report.level_counts(stats).items():
+    values = record["official"][level]
+    assert values["gini"] == class_stats.gini(counts)
+    groups = [row[f"{level}_group"] for row in record["classes"]]
+    assert {g: groups.count(g) for g in class_stats.GROUP_NAMES} == values["group_sizes"]
+  assert [row["official_images"] for row in record["classes"]] == stats.images_with_class.tolist()
+  assert json.loads(json.dumps(record)) == record
+
+
+def test_prepared_data_is_compared_with_the_official_table(published_directory):
+  statistics = report.from_directory(published_directory)
+  official = class_tables.load_class_table("mhp_v2_lt").train_stats
+  record = report.record(statistics)
+  assert record["groups_from"] == "official"
+  assert record["official"]["image_level"]["group_sizes"] == {
+    "rare": 11,
+    "common": 12,
+    "frequent": 36,
+  }
+  comparison = record["comparison"]
+  assert (comparison["num_images"], comparison["official_num_images"]) == (4, 6931)
+  own = np.zeros(59)
+  own[[0, 1, 3]] = 4, 2, 1
+  values = comparison["image_level"]
+  assert values["total_difference"] == np.abs(official.images_with_class - own).sum()
+  # Classes 0, 1 and 3 are frequent on both sides; the own borders are 0, so that the other 56 are
+  # frequent too, and 23 of them are not so officially.
+  assert values["classes_in_another_group"] == 23
+  assert 0 < values["rank_correlation"] < 1
+  assert record["classes"][0]["train_images"] == 4
+  assert record["classes"][0]["official_images"] == 6931
+
+
+def test_other_classes_under_a_published_name_are_not_compared(published_directory, caplog):
+  metadata = prepared.ClassMetadata("mhp_v2_lt", ("a", "b", "c", "d"), (0, 1, 2, 3), 255)
+  prepared.write_metadata(published_directory, metadata)
+  statistics = report.from_directory(published_directory)
+  assert statistics.official is None and statistics.groups_from == "train"
+  assert "its classes are not those of the official table" in caplog.text
+
+
+def test_published_name_without_counts_uses_the_data(published_directory):
+  table = class_tables.load_class_table("mhp_v2")
+  prepared.write_metadata(published_directory, table.metadata)
+  record = report.record(report.from_directory(published_directory))
+  assert record["groups_from"] == "train" and record["comparison"] is None
+
+
+def test_table_without_counts_is_an_error():
+  with pytest.raises(ValueError, match="No official counts .* ade20k;.*: ade20k_full, coco_stuff"):
+    report.from_table("ade20k")
+
+
+def test_incomplete_directory_is_an_error(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"missing: classes.json, .*<data_dir>/<data set>"):
+    report.from_directory(tmp_path)
+
+
+def test_split_without_labelled_pixels_has_no_gini(prepared_directory, tmp_path):
+  directory = shutil.copytree(prepared_directory, tmp_path / "1.0.0")
+  counts = class_stats.PixelCounts.from_rows([(2, 2)], [([], [])])
+  prepared.write_pixel_counts(directory, "val", counts)
+  record = report.record(report.from_directory(directory))
+  assert record["splits"]["val"]["image_level"]["gini"] is None
+  assert record["splits"]["val"]["images_per_number_of_classes"] == [1]
+  assert "image level: Gini -, rare" in text.describe(record)
+
+
+def test_description_names_what_differs(published_directory):
+  lines = text.describe(report.record(report.from_directory(published_directory))).splitlines()
+  assert lines[0] == "mhp_v2_lt: 59 classes, groups by the counts of the official table"
+  assert lines[1] == "official table: 6931 images"
+  assert lines[2].startswith(
+    "  image level: Gini 0.7018, rare/common/frequent 11/12/36, borders 16"
+  )
+  assert "train: 4 images, 1.75 classes an image, 56 classes without an image" in lines
+  (start,) = (index for index, line in enumerate(lines) if line.startswith("train against"))
+  assert "4 images, officially 6931" in lines[start]
+  assert "rank correlation 0." in lines[start + 1] and "23 classes in another" in lines[start + 1]
+  # The table begins with the class in the most images.
+  columns = lines[lines.index("") + 2].split()
+  assert columns == [
+    "0",
+    "Background",
+    "frequent",
+    "frequent",
+    "6931",
+    "4279.453",
+    "4",
+    "2.500",
+    "1",
+    "0.250",
+  ]
+  assert len(lines) - lines.index("") == 61
