@@ -88,7 +88,9 @@ def load_dataset(config: ml_collections.ConfigDict) -> Dataset:
   directory = directory or prepare_data()
   metadata = prepared.read_metadata(directory)
   train_counts = prepared.read_pixel_counts(directory, "train")
-  stats = _train_stats(config.data.name, train_counts, metadata.num_classes)
+  # A long-tailed part that the user made of a published data set has another name than that one.
+  is_official = metadata.name == config.data.name
+  stats = _train_stats(config.data.name if is_official else "", train_counts, metadata.num_classes)
   val_counts = prepared.read_pixel_counts(directory, "val")
   dataset = Dataset(metadata, directory, train_counts, val_counts, stats)
   _log_summary(dataset)

@@ -12,26 +12,17 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from etils import epath
 
 from input_pipeline import prepared
+from input_pipeline.raw import files
+from input_pipeline.raw.files import Pair
 
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 # Part of the fingerprint: raise it when the preparation itself changes what it writes.
 _FORMAT = 1
-_NUM_LISTED = 5
 _STAT_THREADS = 32  # stat waits for the network where the folder lies in a bucket
-
-
-@dataclasses.dataclass(frozen=True)
-class Pair:
-  """One image file and its label file."""
-
-  stem: str
-  image: epath.Path
-  label: epath.Path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +38,6 @@ class Layout:
   root: epath.Path
   metadata: prepared.ClassMetadata
   pairs: dict[str, tuple[Pair, ...]]
-
-
-def several(problems: Sequence[str], noun: str, remedy: str) -> str:
-  """One message for many offending files: the first five and how many there are."""
-  lines = [f"{len(problems)} {noun}:", *(f"  {problem}" for problem in problems[:_NUM_LISTED])]
-  if len(problems) > _NUM_LISTED:
-    lines.append(f"  ... and {len(problems) - _NUM_LISTED} more")
-  return "\n".join([*lines, remedy])
 
 
 def read_layout(root: epath.PathLike, ignore_label: int) -> Layout:
@@ -170,43 +153,11 @@ def _read_flip_pairs(path: epath.Path, class_names: tuple[str, ...]) -> tuple[tu
   return tuple(pairs)
 
 
-def _list_files(folder: epath.Path, suffixes: tuple[str, ...]) -> dict[str, epath.Path]:
-  if not folder.is_dir():
-    raise FileNotFoundError(
-      f"{folder} is missing: a folder data set has images/train, images/val, annotations/train and"
-      " annotations/val."
-    )
-  files: dict[str, epath.Path] = {}
-  for path in sorted(folder.iterdir()):
-    if path.name.startswith(".") or path.suffix.lower() not in suffixes:
-      continue
-    if path.stem in files:
-      raise ValueError(
-        f"{files[path.stem]} and {path} have the same stem {path.stem!r}: images and labels are"
-        " matched by it, so rename one."
-      )
-    files[path.stem] = path
-  if not files:
-    raise FileNotFoundError(
-      f"{folder} holds no {', '.join(suffixes)} files (subfolders are not searched): every split"
-      " needs at least one image with its label."
-    )
-  return files
-
-
 def _list_pairs(root: epath.Path, split: str) -> tuple[Pair, ...]:
-  images = _list_files(root / "images" / split, _IMAGE_SUFFIXES)
-  labels = _list_files(root / "annotations" / split, (".png",))
-  remedy = "Images and labels are matched by file stem: add the missing files or remove these."
-  if lonely := [str(path) for stem, path in images.items() if stem not in labels]:
-    raise ValueError(
-      several(lonely, f"images without a label PNG in {root / 'annotations' / split}", remedy)
-    )
-  if lonely := [str(path) for stem, path in labels.items() if stem not in images]:
-    raise ValueError(
-      several(lonely, f"labels without an image in {root / 'images' / split}", remedy)
-    )
-  return tuple(Pair(stem, images[stem], labels[stem]) for stem in sorted(images))
+  expected = "a folder data set has images/train, images/val, annotations/train and annotations/val"
+  return files.list_pairs(
+    root / "images" / split, root / "annotations" / split, files.IMAGE_SUFFIXES, expected
+  )
 
 
 def fingerprint(layout: Layout) -> str:
@@ -218,15 +169,15 @@ def fingerprint(layout: Layout) -> str:
   Returns:
     64 hexadecimal digits.
   """
-  files = [path for split in layout.pairs.values() for path in _paths(split)]
+  paths = [path for split in layout.pairs.values() for path in _paths(split)]
   with concurrent.futures.ThreadPoolExecutor(_STAT_THREADS) as pool:
-    stats = list(pool.map(lambda path: path.stat(), files))
+    stats = list(pool.map(lambda path: path.stat(), paths))
   record = {
     "format": _FORMAT,
     "metadata": dataclasses.asdict(layout.metadata),
     "files": [
       (str(path.relative_to(layout.root)), stat.length, stat.mtime)
-      for path, stat in zip(files, stats, strict=True)
+      for path, stat in zip(paths, stats, strict=True)
     ],
   }
   return hashlib.sha256(json.dumps(record).encode()).hexdigest()

@@ -5,6 +5,7 @@ from etils import epath
 
 from input_pipeline import prepared
 from input_pipeline.folder import layout as layout_lib, source
+from input_pipeline.raw import contents, note as note_lib, record
 
 
 def prepare_folder(data_dir: epath.PathLike, root: epath.PathLike, ignore_label: int) -> epath.Path:
@@ -27,7 +28,8 @@ def prepare_folder(data_dir: epath.PathLike, root: epath.PathLike, ignore_label:
   root = source.absolute_root(root)
   directory = source.prepared_directory(data_dir, root)
   existed = directory.exists()  # what appears later is another process's complete work
-  stored = source.stored_fingerprint(directory)
+  note = note_lib.read_note(directory)
+  stored = note.get("fingerprint")
   is_complete = stored is not None and not prepared.missing_files(directory)
   if is_complete and not root.is_dir():
     return _without_root(directory, root, ignore_label)
@@ -35,10 +37,13 @@ def prepare_folder(data_dir: epath.PathLike, root: epath.PathLike, ignore_label:
   fingerprint = layout_lib.fingerprint(layout)
   if is_complete and stored == fingerprint:
     return directory
+  if is_complete and "subset" in note:
+    raise ValueError(
+      f"{directory} is a long-tailed part of {root}, which has changed since: remove the former"
+      " and make it again (python -m input_pipeline.prepare folder --make_long_tailed ...)."
+    )
   if is_complete:
     logging.info("%s has changed since it was prepared: preparing it anew.", root)
-  else:
-    logging.info("Preparing %s into %s.", root, directory)
   if existed:
     directory.rmtree()
   _build(epath.Path(data_dir), layout, fingerprint)
@@ -58,10 +63,15 @@ def _without_root(directory: epath.Path, root: epath.Path, ignore_label: int) ->
 
 def _build(data_dir: epath.Path, layout: layout_lib.Layout, fingerprint: str) -> None:
   # tfds takes a second to import, which a start with prepared data need not wait for.
-  from input_pipeline.folder import folder_dataset_builder as builder_lib
+  from input_pipeline.raw import builder
 
-  config = builder_lib.FolderConfig(
-    name=source.key(layout.root), layout=layout, fingerprint=fingerprint
+  raw = contents.Contents(
+    title=layout.root.name,
+    root=str(layout.root),
+    description=f"The data set in the folder {layout.root.name}.",
+    metadata=layout.metadata,
+    items=layout.pairs,
+    read=lambda pair: record.read_record(pair, layout.metadata),
+    note={"root": str(layout.root), "fingerprint": fingerprint},
   )
-  builder = builder_lib.Folder(config=config, data_dir=data_dir)
-  prepared.run_builder(builder, tfds_progress_bars=False)
+  builder.build(source.NAME, raw, data_dir, config_name=source.key(layout.root))

@@ -1,14 +1,14 @@
-"""The note beside prepared data that says which folder it was made from, and in what state."""
+"""Where the prepared data of a folder stands, and by what it is found again."""
 
 import hashlib
-import json
 import os
 import re
 
 from etils import epath
 
-VERSION = "1.0.0"
-_FILE = "source.json"
+from input_pipeline.raw import contents
+
+NAME = "folder"
 
 
 def absolute_root(root: epath.PathLike) -> epath.Path:
@@ -28,16 +28,4 @@ def key(root: epath.PathLike) -> str:
 
 def prepared_directory(data_dir: epath.PathLike, root: epath.PathLike) -> epath.Path:
   """Where the prepared data of `root` stands, whether it is there or not."""
-  return epath.Path(data_dir) / "folder" / key(root) / VERSION
-
-
-def write_source(directory: epath.PathLike, root: epath.PathLike, fingerprint: str) -> None:
-  """Writes the note into a prepared directory."""
-  text = json.dumps({"root": str(root), "fingerprint": fingerprint}, indent=1)
-  (epath.Path(directory) / _FILE).write_text(text + "\n")
-
-
-def stored_fingerprint(directory: epath.PathLike) -> str | None:
-  """Fingerprint of the folder at the time of its preparation; None where there is no note."""
-  path = epath.Path(directory) / _FILE
-  return json.loads(path.read_text())["fingerprint"] if path.exists() else None
+  return epath.Path(data_dir) / NAME / key(root) / contents.VERSION

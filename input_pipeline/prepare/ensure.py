@@ -9,6 +9,15 @@ from input_pipeline import class_tables, prepared
 from input_pipeline.folder import prepare as folder_prepare
 
 NAMES = ("shapes_lt", "folder", *class_tables.NAMES)
+_COCO = "images and stuffthingmaps_trainval2017"
+_RAW_FOLDERS = {
+  "ade20k": "ADEChallengeData2016",
+  "ade20k_full": "ADE20K_2021_17_01",
+  "coco_stuff": _COCO,
+  "coco_stuff_lt": _COCO,
+  "mhp_v2": "LV-MHP-v2",
+  "mhp_v2_lt": "LV-MHP-v2",
+}
 
 
 def check_name(name: str) -> None:
@@ -26,7 +35,7 @@ def ensure_prepared(
   """Returns the directory of a data set's prepared data.
 
   `shapes_lt` and `folder` are prepared on first use, `folder` also when the folder has changed. The
-  published data sets need a licence and are only looked up.
+  published data sets have to be obtained from their owners and are only looked up.
 
   Args:
     name: one of `NAMES`.
@@ -73,29 +82,35 @@ def _prepare_shapes_lt(data_dir: epath.PathLike) -> epath.Path:
 
 
 def _find_published(name: str, data_dir: epath.PathLike) -> epath.Path:
+  directory, problems = find_complete(name, data_dir)
+  if directory is None:
+    raise FileNotFoundError(
+      f"The data set {name} is not prepared: no complete {epath.Path(data_dir) / name}/<version>/."
+      f"{problems} Obtain the files from their owner (docs/data.md has the page and the tree), then"
+      f" run `python -m input_pipeline.prepare {name} --raw_dir=DIR --data_dir={data_dir}` with DIR"
+      f" the directory that holds {_RAW_FOLDERS[name]}."
+    )
+  return directory
+
+
+def find_complete(name: str, data_dir: epath.PathLike) -> tuple[epath.Path | None, str]:
+  """Looks for the newest complete version of a published data set.
+
+  Args:
+    name: of the data set.
+    data_dir: directory of all prepared data.
+
+  Returns:
+    (its directory, or None where there is none; one sentence per incomplete version).
+  """
   parent = epath.Path(data_dir) / name
   versions = [path for path in parent.iterdir() if path.is_dir()] if parent.is_dir() else []
   versions = [path for path in versions if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
   versions.sort(key=lambda path: tuple(map(int, path.name.split("."))))
-  problems = []
+  problems = ""
   for directory in reversed(versions):
     missing = prepared.missing_files(directory)
     if not missing:
-      return directory
-    problems.append(f" {directory} is not complete, it lacks {', '.join(missing)}.")
-  raise FileNotFoundError(
-    f"The data set {name} is not prepared: no complete {parent}/<version>/ (ArrayRecord files,"
-    f" classes.json and pixel counts as `input_pipeline/prepared.py` describes).{''.join(problems)}"
-    f" {reader_missing(name)}"
-  )
-
-
-def reader_missing(name: str) -> str:
-  """What to tell a user who wants to prepare one of the published data sets."""
-  return (
-    f"The reader for the raw layout of {name} is not part of this version, so"
-    f" `python -m input_pipeline.prepare {name}` cannot make it from the downloaded files. What"
-    " works today: lay the images and label PNGs out as a folder data set (images/{train,val},"
-    " annotations/{train,val}, classes.txt) and run `python -m input_pipeline.prepare folder"
-    " --root=DIR`."
-  )
+      return directory, problems
+    problems += f" {directory} is not complete, it lacks {', '.join(missing)}."
+  return None, problems

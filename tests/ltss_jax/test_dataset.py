@@ -1,13 +1,15 @@
 """Which statistics a run is judged by."""
 
+import dataclasses
 import shutil
 
 import cv2
 import numpy as np
 import pytest
 
-from configs import coco_stuff_lt, folder, shapes_lt
+from configs import coco_stuff_lt, folder, mhp_v2, shapes_lt
 from input_pipeline import class_stats, class_tables, prepare, prepared
+from input_pipeline.prepare import command, subset
 from ltss_jax import dataset
 
 
@@ -95,3 +97,35 @@ def test_data_that_are_not_there_are_named(tmp_path):
   config.data.dir = str(tmp_path)
   with pytest.raises(FileNotFoundError, match="coco_stuff_lt is not prepared"):
     dataset.load_dataset(config)
+
+
+def test_published_data_and_long_tailed_parts_are_found(tmp_path):
+  for split in ("train", "val"):
+    for kind in ("img", "seg"):
+      (tmp_path / "raw" / "LV-MHP-v2" / f"{split}_{kind}").mkdir(parents=True)
+    for i in range(3):
+      top = tmp_path / "raw" / "LV-MHP-v2"
+      cv2.imwrite(str(top / f"{split}_img" / f"{i}.jpg"), np.zeros((20, 30, 3), np.uint8))
+      cv2.imwrite(str(top / f"{split}_seg" / f"{i}.png"), np.full((20, 30), i, np.uint8))
+  (tmp_path / "list.txt").write_text("0.jpg\n2.jpg\n")
+  request = command.Request(
+    name="mhp_v2_lt",
+    data_dir=str(tmp_path / "data"),
+    raw_dir=str(tmp_path / "raw"),
+    choice=subset.Choice(image_list=str(tmp_path / "list.txt")),
+  )
+  command.prepare(request)
+  config = mhp_v2.get_config()
+  config.data.dir = str(tmp_path / "data")
+  data = dataset.load_dataset(config)
+  assert (data.metadata.name, len(data.train_counts), len(data.val_counts)) == ("mhp_v2", 3, 3)
+  assert data.train_stats.num_images == 3  # MHP-v2 has no published statistics
+  config.data.name = "mhp_v2_lt"
+  data = dataset.load_dataset(config)
+  assert (len(data.train_counts), data.train_stats.num_images) == (2, 6_931)
+  # The published statistics of a data set are not those of a part that was made of it.
+  (tmp_path / "list.txt").write_text("2.jpg\n")
+  part = command.prepare(dataclasses.replace(request, make_long_tailed=True))
+  config.data.dir = str(part.parents[1])
+  data = dataset.load_dataset(config)
+  assert (len(data.train_counts), data.train_stats.num_images) == (1, 1)

@@ -233,7 +233,9 @@ def test_several_bad_files_are_reported_at_once(folder, tmp_path):
 def test_split_without_labelled_pixels(folder, tmp_path):
   for index in range(3):
     replace_label(folder, "val", index, lambda label: label.fill(255))
-  with pytest.raises(ValueError, match="All the pixels of .*annotations/val .*ignore label 255"):
+  with pytest.raises(
+    ValueError, match="All the pixels of the val labels of .*My photos .*ignore label 255"
+  ):
     prepare.prepare_folder(tmp_path / "data", folder, 255)
 
 

@@ -45,8 +45,8 @@ def test_published_data_set_that_is_absent(tmp_path, name):
     prepare.ensure_prepared(name, tmp_path)
   message = str(error.value)
   assert f"{tmp_path}/{name}/<version>/" in message
-  assert f"python -m input_pipeline.prepare {name}" in message
-  assert "not part of this version" in message and "prepare folder --root=DIR" in message
+  assert f"`python -m input_pipeline.prepare {name} --raw_dir=DIR --data_dir={tmp_path}`" in message
+  assert "docs/data.md" in message and "DIR the directory that holds " in message
 
 
 def test_published_data_set_that_is_there(tmp_path):

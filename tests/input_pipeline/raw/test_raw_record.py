@@ -9,7 +9,7 @@ from etils import epath
 from PIL import Image, ImageOps
 
 from input_pipeline import prepared
-from input_pipeline.folder import layout, record
+from input_pipeline.raw import files, record
 
 METADATA = prepared.ClassMetadata("x", ("a", "b", "c", "d"), (0, 1, 2, 3), ignore_label=255)
 LABEL = np.random.default_rng(0).integers(0, 4, (24, 32), np.uint8)
@@ -22,7 +22,7 @@ def pair(tmp_path):
   image = Image.fromarray(coarse).resize((32, 24), Image.Resampling.BICUBIC)
   image.save(tmp_path / "image.jpg", "JPEG")
   Image.fromarray(LABEL).save(tmp_path / "label.png", "PNG")
-  return layout.Pair("x", epath.Path(tmp_path / "image.jpg"), epath.Path(tmp_path / "label.png"))
+  return files.Pair("x", epath.Path(tmp_path / "image.jpg"), epath.Path(tmp_path / "label.png"))
 
 
 def save(path, image, file_format, **options):

@@ -1,0 +1,120 @@
+"""The published files of MHP-v2.
+
+`LV-MHP-v2/{train_img,val_img}` with the labels of all persons merged in `{train_seg,val_seg}` (one
+PNG an image, the first channel where it has three), or, where a split has no such folder, one PNG a
+person in `{train_parsing,val_parsing}`: `<image>_<n>_<i>.png`, person i of n. Value = class, 0..58.
+"""
+
+import dataclasses
+import re
+
+import numpy as np
+from etils import epath
+
+from input_pipeline import class_tables
+from input_pipeline.raw import contents, files, label_values, published, record
+
+NAME = "mhp_v2"
+_TOP = "LV-MHP-v2"
+_SPLITS = ("train", "val")
+_PERSON = re.compile(r"(.+)_(\d+)_(\d+)")
+_EXPECTED = (
+  f"{_TOP} has train_img/ and val_img/ with train_seg/ and val_seg/ (merged labels) or"
+  " train_parsing/ and val_parsing/ (one label a person)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """An image with one merged label, or with the labels of its persons in their order."""
+
+  image: epath.Path
+  labels: tuple[epath.Path, ...]
+
+
+def read_contents(raw_dir: epath.PathLike) -> contents.Contents:
+  """Lists the images and labels.
+
+  Args:
+    raw_dir: directory that holds LV-MHP-v2.
+
+  Returns:
+    What to store.
+
+  Raises:
+    FileNotFoundError: if a folder is missing or empty.
+    ValueError: if images and labels do not pair up, or a person's label is missing.
+  """
+  raw_dir = published.top_folder(raw_dir, NAME, _TOP)
+  examples = {split: _list_examples(raw_dir / _TOP, split) for split in _SPLITS}
+  metadata = class_tables.load_class_table(NAME).metadata
+  values = label_values.LabelValues(metadata, metadata.dataset_ids, ignored=(255,))
+
+  def read(example: Example) -> record.Record:
+    image = record.read_image(example.image, mend_truncated=True)
+    labels = [_read_label(path) for path in example.labels]
+    if len(labels) == 1:
+      return values.make_record(image, labels[0])
+    for label in labels:
+      record.check_size(label.path, label.values, image.path, image.size)
+      values.check(label.path, label.values)  # of the merged label it would name another file
+    return values.make_record(image, merge_persons(labels))
+
+  return published.published_contents(NAME, raw_dir, examples, read)
+
+
+def _list_examples(top: epath.Path, split: str) -> tuple[Example, ...]:
+  images, merged = top / f"{split}_img", top / f"{split}_seg"
+  if merged.is_dir():
+    pairs = files.list_pairs(images, merged, published.IMAGE_SUFFIXES, _EXPECTED)
+    return tuple(Example(pair.image, (pair.label,)) for pair in pairs)
+  parsing = top / f"{split}_parsing"
+  image_of = files.list_files(images, published.IMAGE_SUFFIXES, _EXPECTED)
+  persons_of = _group_persons(files.list_files(parsing, (".png",), _EXPECTED))
+  first_of = {stem: paths[0] for stem, paths in persons_of.items()}
+  files.check_partners(image_of, first_of, images, parsing)
+  return tuple(Example(image_of[stem], persons_of[stem]) for stem in sorted(image_of))
+
+
+def _group_persons(label_of: dict[str, epath.Path]) -> dict[str, tuple[epath.Path, ...]]:
+  """Image stem -> the labels of its persons, in the order of their numbers."""
+  persons: dict[str, dict[int, epath.Path]] = {}
+  total: dict[str, int] = {}
+  for stem, path in label_of.items():
+    match = _PERSON.fullmatch(stem)
+    if match is None:
+      raise ValueError(f"{path}: the name is not <image>_<number of persons>_<person>.png")
+    image, number, person = match[1], int(match[2]), int(match[3])
+    if total.setdefault(image, number) != number:
+      raise ValueError(f"{path}: other files of the image say that it has {total[image]} persons")
+    persons.setdefault(image, {})[person] = path
+  for image, found in persons.items():
+    if len(found) != total[image]:
+      names = ", ".join(path.name for path in sorted(found.values()))
+      raise ValueError(
+        f"{min(found.values())}: the image has {total[image]} persons by this name, but"
+        f" {len(found)} labels: {names}. Bring the missing ones, or remove image and labels."
+      )
+  return {image: tuple(found[i] for i in sorted(found)) for image, found in persons.items()}
+
+
+def _read_label(path: epath.Path) -> record.RawLabel:
+  if not record.is_rgb(path):
+    return published.read_grey_label(path)
+  first_channel = np.ascontiguousarray(record.read_rgb_label(path)[..., 0])  # [H, W]
+  return record.RawLabel(path, b"", first_channel, is_plain_grey=False)
+
+
+def merge_persons(labels: list[record.RawLabel]) -> record.RawLabel:
+  """Merges the labels of several persons: where they overlap, the last one counts.
+
+  Args:
+    labels: one a person, all of one shape [H, W]; 0 is not the person.
+
+  Returns:
+    The label of the image; its path is that of the first person.
+  """
+  merged = labels[0].values.copy()
+  for label in labels[1:]:
+    np.copyto(merged, label.values, where=label.values > 0)
+  return record.RawLabel(labels[0].path, b"", merged, is_plain_grey=False)

@@ -1,0 +1,19 @@
+"""The note beside prepared data that says what it was made from."""
+
+import json
+from typing import Any
+
+from etils import epath
+
+_FILE = "source.json"
+
+
+def write_note(directory: epath.PathLike, note: dict[str, Any]) -> None:
+  """Writes the note, plain JSON values, into a prepared directory."""
+  (epath.Path(directory) / _FILE).write_text(json.dumps(note, indent=1) + "\n")
+
+
+def read_note(directory: epath.PathLike) -> dict[str, Any]:
+  """Returns the note of a prepared directory; empty where there is none."""
+  path = epath.Path(directory) / _FILE
+  return json.loads(path.read_text()) if path.exists() else {}

@@ -1,0 +1,72 @@
+"""What the readers of the published data sets share."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from etils import epath
+
+from input_pipeline import class_tables, prepared
+from input_pipeline.raw import files, record
+from input_pipeline.raw.contents import Contents
+
+IMAGE_SUFFIXES = (".jpg",)
+
+
+def published_contents(
+  name: str,
+  raw_dir: epath.Path,
+  items: dict[str, Sequence[Any]],
+  read: Callable[[Any], record.Record],
+) -> Contents:
+  """Describes a published data set for the builder; warns of a number of images that differs.
+
+  Args:
+    name: of the data set.
+    raw_dir: directory that holds the published files.
+    items: split name -> what `read` takes.
+    read: reads one example.
+
+  Returns:
+    The contents, with the classes of the class table.
+  """
+  table = class_tables.load_class_table(name)
+  published = {"train": table.num_train_images, "val": table.num_val_images}
+  for split in prepared.SPLITS:
+    files.warn_of_count(name, split, len(items[split]), published[split])
+  return Contents(
+    title=name,
+    root=str(raw_dir),
+    description=f"The published data set {name}.",
+    metadata=table.metadata,
+    items=items,
+    read=read,
+    note={"raw_dir": str(raw_dir)},
+  )
+
+
+def top_folder(raw_dir: epath.PathLike, name: str, *folders: str) -> epath.Path:
+  """Returns the raw directory of a data set, where the published folders are in it.
+
+  Args:
+    raw_dir: directory that the user gave.
+    name: of the data set.
+    *folders: what the directory must hold.
+
+  Raises:
+    FileNotFoundError: if one of the folders is not there.
+  """
+  raw_dir = epath.Path(raw_dir).expanduser()
+  for folder in folders:
+    if not (raw_dir / folder).is_dir():
+      raise FileNotFoundError(
+        f"{raw_dir / folder} is missing: --raw_dir for {name} is the directory that holds"
+        f" {' and '.join(folders)}. docs/data.md has the whole tree and where it is obtained."
+      )
+  return raw_dir
+
+
+def read_grey_label(path: epath.Path) -> record.RawLabel:
+  """Reads a label PNG of one channel with at most 8 bits; raises a ValueError for any other."""
+  label = record.read_label(path)
+  record.check_8_bit(path, label.data)
+  return label
