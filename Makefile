@@ -54,6 +54,7 @@ format: $(INSTALLED)
 bench: $(INSTALLED)
 	$(RUN) -m benchmarks.run
 	$(RUN) -m benchmarks.statistics
+	$(RUN) -m benchmarks.input_pipeline
 
 # The installations, 6 GB, take some minutes more.
 aot: $(AOT_TPU)/.installed $(AOT_GPU)/.installed

@@ -82,6 +82,28 @@ def _data() -> dict:
     "max_size": 2048,  # px, limit on the longer side after scaling
     "color_jitter": True,  # brightness, contrast, saturation and hue as in SSD
     "flip": True,  # mirror half of the images, with left and right classes swapped
+    # False: images are decoded and enlarged faster, values off by at most 1 (those of a JPEG three
+    # times the wanted size or larger by 0.5 on average).
+    "exact_decode": True,
+    # "uniform": each image once an epoch; "repeat_factor": images of rare classes more often, with
+    # r = max(1, sqrt(t / frequency)) of a class.
+    "sampler": "uniform",
+    # What the frequency of a class counts: "image": images with it; "pixel": its share of each.
+    "repeat_level": "image",
+    "repeat_reduce": "max",  # over the classes of an image: "max", "mean" or "sum"
+    # t, frequency below which classes are repeated; 0: the published one, or where there is none
+    # that of the rare/common border.
+    "repeat_threshold": 0.0,
+    # Regions of a second image's classes put over the first: "none"; "random": of a random number
+    # of classes; "rare": of all of the image-level rare group.
+    "copy_paste": "none",
+    # The following are beyond the release, for "random" and "rare".
+    "copy_paste_classes": (),  # train ids of the only classes to paste, as (0, 4); (): all
+    "copy_paste_flip": False,  # mirror half of the pasted regions
+    "copy_paste_min_scale": 1.0,  # smallest scale factor of a pasted region
+    "copy_paste_max_scale": 1.0,  # largest one
+    # The second image is drawn by its repeat factor (repeat_* above, whatever the sampler).
+    "copy_paste_repeat_factor": False,
     "num_workers": 8,  # processes that read and augment, in each host process; 0: threads instead
     "prefetch": 4,  # batches made ready ahead of the step
   }

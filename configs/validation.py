@@ -18,6 +18,10 @@ CHOICES = {
     "ade20k",
     "mhp_v2",
   ),
+  "data.sampler": ("uniform", "repeat_factor"),
+  "data.repeat_level": ("image", "pixel"),
+  "data.repeat_reduce": ("max", "mean", "sum"),
+  "data.copy_paste": ("none", "random", "rare"),
   "model.name": ("mask2former", "deeplabv3plus"),
   "model.backbone": (
     "resnet50",
@@ -100,6 +104,9 @@ RANGES = {
   "data.min_factor": _POSITIVE,
   "data.max_factor": _POSITIVE,
   "data.max_size": Range(_SMALLEST_CROP),
+  "data.repeat_threshold": Range(0, 1),
+  "data.copy_paste_min_scale": _POSITIVE,
+  "data.copy_paste_max_scale": _POSITIVE,
   "data.num_workers": _COUNT_OR_0,
   "data.prefetch": _COUNT,
   "model.drop_path": Range(0, 1, high_open=True, special=-1),
@@ -226,6 +233,27 @@ def _validate_model(model: ml_collections.ConfigDict) -> None:
     )
 
 
+def _validate_copy_paste(data: ml_collections.ConfigDict) -> None:
+  if data.copy_paste_min_scale > data.copy_paste_max_scale:
+    raise ValueError(
+      f"config.data.copy_paste_min_scale={data.copy_paste_min_scale} must be at most"
+      f" config.data.copy_paste_max_scale={data.copy_paste_max_scale}"
+    )
+  classes = data.copy_paste_classes
+  if not all(isinstance(train_id, int) and train_id >= 0 for train_id in classes):
+    raise ValueError(
+      f"config.data.copy_paste_classes={classes!r} must be train ids, whole numbers of at least 0,"
+      " as in (0, 4); () pastes all classes"
+    )
+  options = (classes, data.copy_paste_flip, data.copy_paste_repeat_factor)
+  scaled = (data.copy_paste_min_scale, data.copy_paste_max_scale) != (1.0, 1.0)
+  if data.copy_paste == "none" and (scaled or any(options)):
+    raise ValueError(
+      "config.data.copy_paste='none' does not go with the other config.data.copy_paste_* fields;"
+      " set it to 'random' or 'rare', or leave them at their defaults"
+    )
+
+
 def _validate_pairs(config: ml_collections.ConfigDict) -> None:
   """Checks the fields that only make sense together."""
   data, train = config.data, config.train
@@ -239,6 +267,7 @@ def _validate_pairs(config: ml_collections.ConfigDict) -> None:
       f"config.data.min_factor={data.min_factor} must be at most"
       f" config.data.max_factor={data.max_factor}"
     )
+  _validate_copy_paste(data)
   if config.eval.min_size > config.eval.max_size:
     raise ValueError(
       f"config.eval.min_size={config.eval.min_size} must be at most"

@@ -1,9 +1,31 @@
 """Decoding of image and label bytes, with errors that name the file."""
 
+import contextlib
 import io
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageOps
+
+# EXIF orientations in which rows of the file are columns of the upright image.
+_TURNED = (5, 6, 7, 8)
+_ORIENTATION = 0x0112  # EXIF tag
+
+
+@contextlib.contextmanager
+def _image_errors(name: str) -> Iterator[None]:
+  try:
+    yield
+  except Exception as error:  # Pillow's decoders raise a dozen unrelated types on bad bytes.
+    raise ValueError(
+      f"{name}: the image cannot be decoded ({error}). Replace the file and prepare the data again."
+    ) from error
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+  image.load()
+  ImageOps.exif_transpose(image, in_place=True)
+  return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
@@ -19,13 +41,50 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
   Raises:
     ValueError: if the bytes cannot be decoded.
   """
-  try:
-    with Image.open(io.BytesIO(data)) as image:
-      return np.array(ImageOps.exif_transpose(image).convert("RGB"))  # [H, W, 3]
-  except Exception as error:  # Pillow's decoders raise a dozen unrelated types on bad bytes.
-    raise ValueError(
-      f"{name}: the image cannot be decoded ({error}). Replace the file and prepare the data again."
-    ) from error
+  with _image_errors(name), Image.open(io.BytesIO(data)) as image:
+    return np.array(_upright_rgb(image))  # [H, W, 3]
+
+
+class EncodedImage:
+  """An image whose size is known before it is decoded, so that a JPEG may be decoded smaller.
+
+  Args:
+    data: JPEG or PNG bytes.
+    name: file name for the error message.
+
+  Attributes:
+    size: (height, width) of the upright image in pixels.
+
+  Raises:
+    ValueError: if the bytes are no image.
+  """
+
+  def __init__(self, data: bytes, name: str):
+    self._name = name
+    with _image_errors(name):
+      self._image = Image.open(io.BytesIO(data))
+      self._turned = self._image.getexif().get(_ORIENTATION) in _TURNED
+    width, height = self._image.size
+    self.size = (width, height) if self._turned else (height, width)
+
+  def decode(self, least_size: tuple[int, int] | None = None) -> Image.Image:
+    """Decodes the image, once.
+
+    Args:
+      least_size: (height, width) in pixels. A JPEG comes at 1/2, 1/4 or 1/8 of its size (libjpeg's
+        scaled inverse transform), the smallest that is at least this large. None: at its own size.
+
+    Returns:
+      RGB, upright.
+
+    Raises:
+      ValueError: if the bytes cannot be decoded.
+    """
+    with _image_errors(self._name), self._image as image:
+      if least_size is not None and image.format == "JPEG":
+        height, width = least_size
+        image.draft(None, (height, width) if self._turned else (width, height))
+      return _upright_rgb(image)
 
 
 def decode_label(data: bytes, name: str) -> np.ndarray:

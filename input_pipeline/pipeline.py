@@ -1,9 +1,9 @@
 """Training batches: an endless, random-access stream that is a pure function of (seed, position).
 
-Stream position n holds record `EpochShuffle.record_index(n)`, augmented with random numbers from
-(seed, n). Global batch b is made of the positions b*B .. (b+1)*B - 1, and process p of P reads the
-p-th of P equal parts. So the stream is the same for any number of processes, workers and restarts,
-and the whole iterator state is the number of the next batch.
+Stream position n holds record `EpochShuffle.record_index(n)` (or that of `RepeatFactorShuffle`),
+augmented with random numbers from (seed, n). Global batch b is made of the positions b*B ..
+(b+1)*B - 1, and process p of P reads the p-th of P equal parts. So the stream is the same for any
+number of processes, workers and restarts, and the iterator state is the number of the next batch.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import weakref
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -20,10 +21,12 @@ import grain
 import numpy as np
 from absl import logging
 
-from input_pipeline import sampling, transforms, workers
+from input_pipeline import copy_paste as copy_paste_lib, sampling, transforms, workers
 
 # POSIX shared memory of Linux; containers often give it 64 MiB only.
 _SHARED_MEMORY_DIR = "/dev/shm"
+# Spawn key of the random numbers of Copy-Paste's source: the destination's do not depend on it.
+_SOURCE_STREAM = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +49,13 @@ class TrainPipelineConfig:
     max_targets: T, how many present classes are listed per image; 0 lists none.
     class_counts: of every class in the training set; where more than T classes are present in a
       crop, the most frequent are left out of the list.
+    exact_decode: images bit by bit as the release reads them; False: faster, see
+      `transforms.DecodeScaledCrop`.
+    repeat_factors: mean number of repeats of each record in an epoch, float [N]; None samples
+      uniformly, each record once in an epoch.
+    copy_paste: how regions of a second image are pasted; None: not at all. The second image is
+      drawn from all records and augmented as the first, with random numbers of its own.
+    source_weights: weights, float [N], that the second image is drawn with; None: uniformly.
   """
 
   batch_size: int
@@ -64,6 +74,10 @@ class TrainPipelineConfig:
   prefetch: int = 2
   max_targets: int = 0
   class_counts: tuple[int, ...] = ()
+  exact_decode: bool = True
+  repeat_factors: np.ndarray | None = None
+  copy_paste: copy_paste_lib.CopyPaste | None = None
+  source_weights: np.ndarray | None = None
 
   def __post_init__(self):
     for field, least in (("batch_size", 1), ("crop_size", 1), ("num_workers", 0), ("prefetch", 1)):
@@ -76,7 +90,7 @@ class TrainPipelineConfig:
       self.base_size, self.max_size, self.min_factor, self.max_factor
     )
     crop = transforms.RandomCrop(self.crop_size, self.ignore_label, self.max_category_share)
-    chain = [transforms.Decode(), resize, crop]
+    chain = [transforms.DecodeScaledCrop(resize, crop, self.exact_decode)]
     if self.color_jitter:
       chain.append(transforms.ColorJitter())
     if self.flip:
@@ -102,9 +116,10 @@ class TrainBatches:
     self.rows = config.batch_size // process_count
     self._source = source
     self._first_row = process_index * self.rows
-    self._sampling = sampling.EpochShuffle(self.num_records, config.seed)
+    self._sampling = self._make_sampling()
     self._transforms = config.transforms()
     self._class_counts = np.asarray(config.class_counts)
+    self._weights_end = self._summed_source_weights()  # [N] or None
 
   def __getitem__(self, batch: int) -> dict[str, np.ndarray]:
     """This process's rows of a global batch, keys and shapes as in `train_iterator`."""
@@ -113,16 +128,62 @@ class TrainBatches:
     keys = ["image", "label"] + ["classes", "dropped_classes"] * bool(self.config.max_targets)
     return {key: np.stack([example[key] for example in examples]) for key in keys}
 
+  def identity(self) -> dict[str, int]:
+    """What another stream differs in, as plain integers: part of the iterator's state."""
+    own = {"seed": self.config.seed, "batch_size": self.config.batch_size}
+    own["num_records"] = self.num_records
+    if self.config.repeat_factors is not None:
+      factors = np.ascontiguousarray(self.config.repeat_factors, np.float64)
+      # 31 bits: whatever stores the state has room for them in a signed integer.
+      own["repeat_factors_crc"] = zlib.crc32(factors.tobytes()) & 0x7FFFFFFF
+    return own
+
   def _example(self, position: int) -> transforms.Example:
-    example = read_record(self._source, self._sampling.record_index(position))
-    rng = np.random.default_rng((self.config.seed, position))
-    for transform in self._transforms:
-      example = transform(example, rng)
+    index = self._sampling.record_index(position)
+    example = self._augmented(index, np.random.default_rng((self.config.seed, position)))
+    if self.config.copy_paste is not None:
+      sequence = np.random.SeedSequence((self.config.seed, position), spawn_key=(_SOURCE_STREAM,))
+      rng = np.random.default_rng(sequence)
+      source = self._augmented(self._source_index(rng), rng)
+      example = self.config.copy_paste(example, source, rng)
     if self.config.max_targets:
       example["classes"], example["dropped_classes"] = present_classes(
         example["label"], self.config.max_targets, self._class_counts
       )
     return example
+
+  def _augmented(self, index: int, rng: np.random.Generator) -> transforms.Example:
+    example = read_record(self._source, index)
+    for transform in self._transforms:
+      example = transform(example, rng)
+    return example
+
+  def _source_index(self, rng: np.random.Generator) -> int:
+    if self._weights_end is None:
+      return int(rng.integers(self.num_records))
+    drawn = rng.random() * self._weights_end[-1]
+    return int(np.searchsorted(self._weights_end, drawn, side="right"))
+
+  def _make_sampling(self) -> sampling.EpochShuffle | sampling.RepeatFactorShuffle:
+    factors = self.config.repeat_factors
+    if factors is None:
+      return sampling.EpochShuffle(self.num_records, self.config.seed)
+    self._check_length("repeat_factors", factors)
+    return sampling.RepeatFactorShuffle(factors, self.config.seed)
+
+  def _summed_source_weights(self) -> np.ndarray | None:
+    weights = self.config.source_weights
+    if weights is None:
+      return None
+    self._check_length("source_weights", weights)
+    return np.cumsum(weights)
+
+  def _check_length(self, field: str, values: np.ndarray) -> None:
+    if len(values) != self.num_records:
+      raise ValueError(
+        f"{field} has {len(values)} entries, the source {self.num_records} records; they must"
+        " belong to the same data. Prepare the data again."
+      )
 
 
 def present_classes(
@@ -138,8 +199,7 @@ def present_classes(
   Returns:
     (int32 [T] ascending, -1 behind the last; int32 number of classes left out).
   """
-  pixels = np.bincount(label.ravel(), minlength=len(class_counts))[: len(class_counts)]
-  present = np.flatnonzero(pixels)
+  present = np.flatnonzero(transforms.value_counts(label)[: len(class_counts)])
   if len(present) > max_targets:
     rarest = np.argsort(class_counts[present], kind="stable")[:max_targets]
     listed = np.sort(present[rarest])
@@ -201,7 +261,7 @@ class TrainIterator(Iterator[dict[str, np.ndarray]]):
 
     The same on every process, and independent of the numbers of processes and workers.
     """
-    return {"next_batch": self._next_batch, **self._identity()}
+    return {"next_batch": self._next_batch, **self._batches.identity()}
 
   def set_state(self, state: dict[str, int]) -> None:
     """Goes to a state of `get_state`, in O(1).
@@ -209,10 +269,10 @@ class TrainIterator(Iterator[dict[str, np.ndarray]]):
     Raises:
       ValueError: if the state belongs to another stream (seed, batch size or number of records).
     """
-    for key, own in self._identity().items():
-      if state[key] != own:
+    for key, own in self._batches.identity().items():
+      if key not in state or state[key] != own:
         raise ValueError(
-          f"The data state was saved with {key} {state[key]}, this run has {key} {own}; "
+          f"The data state was saved with {key} {state.get(key)}, this run has {key} {own}; "
           "continue with the same setting or start in a new workdir."
         )
     self._stop_iterator()
@@ -228,14 +288,6 @@ class TrainIterator(Iterator[dict[str, np.ndarray]]):
 
   def __exit__(self, *exception) -> None:
     self.close()
-
-  def _identity(self) -> dict[str, int]:
-    config = self._batches.config
-    return {
-      "seed": config.seed,
-      "batch_size": config.batch_size,
-      "num_records": self._batches.num_records,
-    }
 
   def _start(self) -> None:
     self._iterator = iter(_dataset(self._batches, self._next_batch))

@@ -1,5 +1,6 @@
 """Sizes and resampling of images and labels, for training and for test inputs."""
 
+import cv2
 import numpy as np
 from PIL import Image
 
@@ -53,6 +54,50 @@ def resize_label(label: np.ndarray, height: int, width: int) -> np.ndarray:
   if height < label.shape[0]:
     return label[rows].take(columns, axis=1)
   return label.take(columns, axis=1)[rows]
+
+
+def resize_label_window(
+  label: np.ndarray, height: int, width: int, window: tuple[slice, slice]
+) -> np.ndarray:
+  """`resize_label(label, height, width)[window]`, made of the window's pixels alone."""
+  rows, columns = window
+  rows = np.arange(rows.start, rows.stop) * label.shape[0] // height
+  columns = np.arange(columns.start, columns.stop) * label.shape[1] // width
+  # Columns are the expensive gather, so they are taken from as few rows as possible.
+  first, last = rows[0], rows[-1] + 1
+  if last - first > len(rows):
+    return label[rows].take(columns, axis=1)
+  return label[first:last].take(columns, axis=1)[rows - first]
+
+
+def resize_window(
+  image: Image.Image, height: int, width: int, window: tuple[slice, slice], exact: bool
+) -> np.ndarray:
+  """A window of an image's bilinear resize to [height, width].
+
+  Args:
+    image: RGB.
+    height: of the resized whole image in pixels.
+    width: of the resized whole image in pixels.
+    window: (rows, columns) of the resized image.
+    exact: whether the result is `resize_image(image, height, width)[window]` bit by bit. Else an
+      image that is enlarged on both axes is resized by OpenCV, which rounds once where Pillow
+      rounds after each axis: values differ by 1 at most, in up to a third of them.
+
+  Returns:
+    uint8 [window height, window width, 3].
+  """
+  rows, columns = window
+  if (image.height, image.width) == (height, width):
+    return np.asarray(image)[window]
+  if not exact and height >= image.height and width >= image.width:
+    # Resizing the whole is faster than cv2.warpAffine of the window, which also rounds otherwise.
+    resized = cv2.resize(np.asarray(image), (width, height), interpolation=cv2.INTER_LINEAR)
+    return resized[window]
+  resized = image.resize((width, height), Image.Resampling.BILINEAR)
+  if (rows.stop - rows.start, columns.stop - columns.start) == (height, width):
+    return np.asarray(resized)
+  return np.asarray(resized.crop((columns.start, rows.start, columns.stop, rows.stop)))
 
 
 def eval_size(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:

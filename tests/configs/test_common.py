@@ -99,12 +99,16 @@ def test_every_config_has_the_same_fields_with_the_same_types(name):
 def test_every_number_and_choice_is_checked():
   config = common.get_config()
   unchecked = set(validation.field_names(config)) - set(validation.CHOICES) - set(validation.RANGES)
-  # Free text, switches, and the one field with a check of its own.
+  # Free text, switches, and the two fields with a check of their own.
   assert unchecked == {
     "data.dir",
     "data.root",
     "data.color_jitter",
     "data.flip",
+    "data.exact_decode",
+    "data.copy_paste_classes",
+    "data.copy_paste_flip",
+    "data.copy_paste_repeat_factor",
     "init.checkpoint",
     "model.aspp_dilations",
     "model.remat",
@@ -143,6 +147,17 @@ def test_data_and_cadence_are_those_of_the_released_recipe(name, model):
     "max_size": max_size,
     "color_jitter": True,
     "flip": True,
+    "exact_decode": True,
+    "sampler": "uniform",
+    "repeat_level": "image",
+    "repeat_reduce": "max",
+    "repeat_threshold": 0.0,
+    "copy_paste": "none",
+    "copy_paste_classes": (),
+    "copy_paste_flip": False,
+    "copy_paste_min_scale": 1.0,
+    "copy_paste_max_scale": 1.0,
+    "copy_paste_repeat_factor": False,
     "num_workers": 0,
     "prefetch": 0,
   }

@@ -69,6 +69,34 @@ from configs import common, shapes_lt, validation
       3.0,
       "config.data.min_factor=3.0 must be at most config.data.max_factor=1.5",
     ),
+    (
+      "data.sampler",
+      "rfs",
+      "config.data.sampler='rfs' is unknown; nearest valid: 'repeat_factor';"
+      " valid: uniform, repeat_factor",
+    ),
+    (
+      "data.repeat_threshold",
+      1.5,
+      "config.data.repeat_threshold=1.5 must be at least 0 and at most 1; nearest valid: 1",
+    ),
+    (
+      "data.copy_paste_max_scale",
+      0.5,
+      "config.data.copy_paste_min_scale=1.0 must be at most config.data.copy_paste_max_scale=0.5",
+    ),
+    (
+      "data.copy_paste_classes",
+      (3, -1),
+      "config.data.copy_paste_classes=(3, -1) must be train ids, whole numbers of at least 0,"
+      " as in (0, 4); () pastes all classes",
+    ),
+    (
+      "data.copy_paste_flip",
+      True,
+      "config.data.copy_paste='none' does not go with the other config.data.copy_paste_* fields;"
+      " set it to 'random' or 'rare', or leave them at their defaults",
+    ),
     ("eval.min_size", 4096, "config.eval.min_size=4096 must be at most config.eval.max_size=2048"),
     (
       "train.grad_accumulation",

@@ -140,7 +140,7 @@ class TestStream:
     def names(**changes):
       return [type(t).__name__ for t in config(**changes).transforms()]
 
-    first = ["Decode", "ResizeShortestEdge", "RandomCrop"]
+    first = ["DecodeScaledCrop"]
     assert names() == [*first, "ColorJitter", "RandomFlip", "PadTo"]
     assert names(color_jitter=False, flip=False) == [*first, "PadTo"]
 

@@ -218,6 +218,20 @@ class TestColorJitter:
     np.testing.assert_array_equal(transforms._scale_table(1.25, 0.0)[[101, 3, 250]], [126, 3, 255])
     np.testing.assert_array_equal(transforms._scale_table(1.0, -5.5)[[5, 6, 200]], [0, 0, 194])
 
+  def test_arithmetic_equals_the_table_for_all_values(self):
+    # 257 values, so that the vectorised loop and what is left over both see some.
+    values = np.append(np.arange(256, dtype=np.uint8), np.uint8(7))
+    values = np.stack([values] * 3, axis=-1)[None]  # [1, 257, 3]
+    rng = np.random.default_rng(0)
+    factors = [*rng.uniform(0.5, 1.5, 2000), 0.5, 0.75, 1.0, 1.25, 1.5]
+    shifts = [*rng.uniform(-32, 32, 500), -32, -1e-9, 0, 1e-9, 1, 31.999999999]
+    for alpha, beta in [
+      *((f, 0.0) for f in factors),
+      *((1.0, b) for b in shifts),
+    ]:
+      table = transforms._scale_table(alpha, beta)
+      np.testing.assert_array_equal(transforms._scale(values, alpha, beta), table[values])
+
   def test_hue_turns_and_wraps_around(self):
     red = np.zeros((2, 2, 3), np.uint8)
     red[..., 0] = 200
