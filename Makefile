@@ -21,11 +21,11 @@ AOT_GPU := .venv-aot-gpu
 help:
 	@echo "Times are of two CPU cores, without the first installation (about a minute and a half)."
 	@echo "make demo     3-4 min  draw the embedded data set, train and evaluate on it"
-	@echo "make test      11 min  the tests, without the slow ones"
+	@echo "make test      13 min  the tests, without the slow ones"
 	@echo "make test-slow 17 min  complete runs that must reach the README's results, and longer checks"
 	@echo "make lint              check style and formatting"
 	@echo "make format            format the code"
-	@echo "make bench      2 min  time the hot paths, side by side with alternatives (5 min where torch is)"
+	@echo "make bench      4 min  time the hot paths, side by side with alternatives (7 min where torch is)"
 	@echo "make aot       13 min  compile kernels and training step for TPU v5e and H100, which need not be there"
 	@echo "make aot-all   25 min  the kernels for TPU v4, v5p, v6e and TPU7x as well"
 	@echo "make clean             remove .venv*, caches and the demo's run; data and other runs stay"
