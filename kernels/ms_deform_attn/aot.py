@@ -8,6 +8,7 @@ memory; results are the tests' business, and times need the chip. Exits with 1 i
 compile.
 """
 
+import importlib.util
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -45,6 +46,12 @@ def main(arguments: list[str]) -> None:
   unknown = sorted(set(names) - set(ARG_SPECS))
   if unknown:
     raise SystemExit(f"no such shapes: {unknown}; choose from {sorted(ARG_SPECS)}")
+  compiler, extra = ("jax_cuda13_plugin", "cuda13") if target == "h100" else ("libtpu", "tpu")
+  if importlib.util.find_spec(compiler) is None:
+    raise SystemExit(
+      f"{target}: its compiler, {compiler}, is not installed here; `make aot` installs it, or "
+      f"`pip install 'jax[{extra}]'` in an environment of its own"
+    )
   specs = {name: ARG_SPECS[name] for name in names or ARG_SPECS}
   if target == "h100":
     good = print_table(aot_gpu.COLUMNS, aot_gpu.rows(specs))

@@ -1,5 +1,7 @@
 """Reading the compilers' notes, and the command's own errors; compiling is what `make aot` does."""
 
+import importlib.util
+
 import jax
 import numpy as np
 import pytest
@@ -54,6 +56,14 @@ def test_table(capsys):
 def test_wrong_use_says_what_there_is(arguments, message):
   with pytest.raises(SystemExit, match=message):
     aot.main(arguments)
+
+
+@pytest.mark.parametrize(("target", "compiler"), [("v5e", "libtpu"), ("h100", "jax_cuda13_plugin")])
+def test_a_missing_compiler_is_named(target, compiler):
+  if importlib.util.find_spec(compiler):
+    pytest.skip(f"{compiler} is installed")
+  with pytest.raises(SystemExit, match=f"{compiler}, is not installed.*make aot"):
+    aot.main([target, "tiny"])
 
 
 def test_abstract_arguments_are_those_of_the_benchmarks():
