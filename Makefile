@@ -26,8 +26,8 @@ help:
 	@echo "make lint              check style and formatting"
 	@echo "make format            format the code"
 	@echo "make bench      4 min  time the hot paths, side by side with alternatives (7 min where torch is)"
-	@echo "make aot       13 min  compile kernels and training step for TPU v5e and H100, which need not be there"
-	@echo "make aot-all   25 min  the kernels for TPU v4, v5p, v6e and TPU7x as well"
+	@echo "make aot       11 min  compile kernels and training step for TPU v5e and H100, which need not be there"
+	@echo "make aot-all   30 min  the kernels for TPU v4, v5p, v6e and TPU7x as well"
 	@echo "make clean             remove .venv*, caches and the demo's run; data and other runs stay"
 	@echo "The first of them installs the requirements into .venv (Python 3.11 or newer: PYTHON=...)."
 
