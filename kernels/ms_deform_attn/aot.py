@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Sequence
 
 from kernels.ms_deform_attn import aot_gpu, aot_tpu
-from kernels.ms_deform_attn.arg_specs import ARG_SPECS
+from kernels.ms_deform_attn.arg_specs import ARG_SPECS, select
 
 TARGETS = (*aot_tpu.TOPOLOGIES, "h100")
 _WIDTH = 14
@@ -43,16 +43,13 @@ def main(arguments: list[str]) -> None:
   target, *names = arguments or [""]
   if target not in TARGETS:
     raise SystemExit(f"usage: aot TARGET [shapes]; no target {target!r}, choose from {TARGETS}")
-  unknown = sorted(set(names) - set(ARG_SPECS))
-  if unknown:
-    raise SystemExit(f"no such shapes: {unknown}; choose from {sorted(ARG_SPECS)}")
+  specs = select(names or list(ARG_SPECS))
   compiler, extra = ("jax_cuda13_plugin", "cuda13") if target == "h100" else ("libtpu", "tpu")
   if importlib.util.find_spec(compiler) is None:
     raise SystemExit(
       f"{target}: its compiler, {compiler}, is not installed here; `make aot` installs it, or "
       f"`pip install 'jax[{extra}]'` in an environment of its own"
     )
-  specs = {name: ARG_SPECS[name] for name in names or ARG_SPECS}
   if target == "h100":
     good = print_table(aot_gpu.COLUMNS, aot_gpu.rows(specs))
   else:

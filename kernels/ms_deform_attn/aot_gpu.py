@@ -11,22 +11,11 @@ from collections.abc import Callable, Iterator
 import jax
 from jax.experimental import topologies
 
-from kernels.ms_deform_attn import pallas_gpu, xla
-from kernels.ms_deform_attn.arg_specs import ArgSpec, abstract_arguments
+from kernels.ms_deform_attn import aot_programs
+from kernels.ms_deform_attn.api import IMPLEMENTATIONS
+from kernels.ms_deform_attn.arg_specs import ArgSpec
 
-COLUMNS = (
-  "implementation",
-  "pass",
-  "shape",
-  "dtype",
-  "HBM MB",
-  "temporaries MB",
-  "kernels",
-  "shared memory",
-  "registers",
-  "spilled",
-  "error",
-)
+COLUMNS = (*aot_programs.COLUMNS, "kernels", "shared memory", "registers", "spilled", "error")
 _TARGET = pathlib.Path(__file__).with_name("h100.txtpb")
 
 
@@ -38,7 +27,7 @@ def topology() -> topologies.TopologyDescription:
   )
 
 
-def rows(specs: dict[str, ArgSpec]) -> Iterator[dict[str, object]]:
+def rows(specs: dict[str, ArgSpec]) -> Iterator[aot_programs.Row]:
   """Compiles both passes for named shapes: the kernels, and the plain XLA implementation.
 
   Args:
@@ -53,19 +42,13 @@ def rows(specs: dict[str, ArgSpec]) -> Iterator[dict[str, object]]:
     most of a thread, and `spilled`, bytes of all kernels, both unknown without NVIDIA's `ptxas`; or
     `error`.
   """
-  sharding = jax.sharding.SingleDeviceSharding(topology().devices[0])
+  device = topology().devices[0]
   for shape, spec in specs.items():
     for dtype in ("bfloat16", "float32"):
-      arguments = abstract_arguments(spec, dtype, sharding)
-      for name, module in (("pallas_gpu", pallas_gpu), ("xla", xla)):
-        for pass_, count in (("forward", 3), ("backward", 4)):
-          row = {"implementation": name, "pass": pass_, "shape": shape, "dtype": dtype}
-          run = _on(getattr(module, pass_), spec.spatial_shapes)
-          yield row | _figures(run, arguments[:count], pallas=module is pallas_gpu)
-
-
-def _on(function: Callable, spatial_shapes) -> Callable:
-  return lambda value, *arrays: function(value, spatial_shapes, *arrays)
+      for name in ("pallas_gpu", "xla"):
+        programs = aot_programs.programs(name, IMPLEMENTATIONS[name], shape, spec, dtype, device)
+        for row, function, arguments in programs:
+          yield row | _figures(function, arguments, pallas=name == "pallas_gpu")
 
 
 def _figures(function: Callable, arguments, *, pallas: bool) -> dict[str, object]:

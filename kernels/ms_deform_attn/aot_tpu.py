@@ -13,7 +13,7 @@ import os
 import pathlib
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent import futures
 
 import jax
@@ -21,8 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import topologies
 
-from kernels.ms_deform_attn import pallas_tpu, reference
-from kernels.ms_deform_attn.arg_specs import ArgSpec, abstract_arguments, make_arguments
+from kernels.ms_deform_attn import aot_programs, tpu_layout
+from kernels.ms_deform_attn.api import IMPLEMENTATIONS
+from kernels.ms_deform_attn.arg_specs import ArgSpec, make_arguments
 
 # The smallest slice of each generation that has a name.
 TOPOLOGIES = {
@@ -36,19 +37,7 @@ TOPOLOGIES = {
 # Where XLA's gather is compiled for comparison; each takes the compiler a minute or more.
 _GATHER_SHAPES = ("crop_512", "eval_512x688")
 
-COLUMNS = (
-  "implementation",
-  "pass",
-  "shape",
-  "dtype",
-  "HBM MB",
-  "temporaries MB",
-  "VMEM KiB",
-  "bundles, fresh",
-  "spread 3",
-  "all tiles",
-  "error",
-)
+COLUMNS = (*aot_programs.COLUMNS, "VMEM KiB", "bundles, fresh", "spread 3", "all tiles", "error")
 
 # What libtpu asks for on a machine without a TPU.
 _ENVIRONMENT = {
@@ -90,7 +79,7 @@ def topology(target: str, dump: str | None = None) -> topologies.TopologyDescrip
   return topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[target])
 
 
-def rows(target: str, specs: dict[str, ArgSpec]) -> Iterator[dict[str, object]]:
+def rows(target: str, specs: dict[str, ArgSpec]) -> Iterator[aot_programs.Row]:
   """Compiles both passes for named shapes, for two of them the definition by XLA's gather as well.
 
   Args:
@@ -110,37 +99,33 @@ def rows(target: str, specs: dict[str, ArgSpec]) -> Iterator[dict[str, object]]:
   with tempfile.TemporaryDirectory() as folder:
     dump = pathlib.Path(folder)
     device = topology(target, folder).devices[0]
+    kernel = IMPLEMENTATIONS["pallas_tpu"]
     for shape, spec in specs.items():
       for dtype in ("bfloat16", "float32"):
-        for row in _compiled(pallas_tpu, "pallas_tpu", shape, spec, dtype, device):
+        for row in _compiled("pallas_tpu", kernel, shape, spec, dtype, device):
           yield row if "error" in row else row | _kernel_figures(spec, dump)
           for path in dump.iterdir():
             path.unlink()
 
 
-def _gather_rows(target: str, shape: str, spec: ArgSpec) -> list[dict[str, object]]:
+def _gather_rows(target: str, shape: str, spec: ArgSpec) -> list[aot_programs.Row]:
   device = topology(target).devices[0]
-  return list(_compiled(reference, "gather by XLA", shape, spec, "float32", device))
+  gather = IMPLEMENTATIONS["reference"]
+  return list(_compiled("gather by XLA", gather, shape, spec, "float32", device))
 
 
-def _compiled(module, name, shape, spec, dtype, device) -> Iterator[dict[str, object]]:
+def _compiled(name, implementation, shape, spec, dtype, device) -> Iterator[aot_programs.Row]:
   """Compiles forward and backward of an implementation."""
-  arguments = abstract_arguments(spec, dtype, jax.sharding.SingleDeviceSharding(device))
-  for pass_, count in (("forward", 3), ("backward", 4)):
-    row = {"implementation": name, "pass": pass_, "shape": shape, "dtype": dtype}
-    run = _on(getattr(module, pass_), spec.spatial_shapes)
+  programs = aot_programs.programs(name, implementation, shape, spec, dtype, device)
+  for row, function, arguments in programs:
     try:
-      compiled = jax.jit(run).lower(*arguments[:count]).compile()
+      compiled = jax.jit(function).lower(*arguments).compile()
     except Exception as error:  # Whatever the compiler raises is the result.
       yield row | {"error": str(error).splitlines()[0]}
       continue
     row["HBM MB"] = compiled.cost_analysis()["bytes accessed"] / 1e6
     row["temporaries MB"] = compiled.memory_analysis().temp_size_in_bytes / 1e6
     yield row
-
-
-def _on(function: Callable, spatial_shapes) -> Callable:
-  return lambda value, *arrays: function(value, spatial_shapes, *arrays)
 
 
 def _kernel_figures(spec: ArgSpec, dump: pathlib.Path) -> dict[str, float]:
@@ -161,9 +146,9 @@ def _kernel_figures(spec: ArgSpec, dump: pathlib.Path) -> dict[str, float]:
 def _visits(spec: ArgSpec, spread: float | None, everything: bool = False) -> tuple[int, list[int]]:
   """Grid steps, and how many tiles of each level they visit in all."""
   value, locations, weights = make_arguments(spec, spread=spread)
-  bands = [pallas_tpu.Band(i, 0, *size) for i, size in enumerate(spec.spatial_shapes)]
+  bands = [tpu_layout.Band(i, 0, *size) for i, size in enumerate(spec.spatial_shapes)]
   with jax.default_device(jax.devices("cpu")[0]):
-    samples = pallas_tpu.Samples(jnp.asarray(value), spec.spatial_shapes, locations, weights)
+    samples = tpu_layout.Samples(jnp.asarray(value), spec.spatial_shapes, locations, weights)
     steps = math.prod(samples.grid["grid"])
     if everything:
       return steps, [steps * band.tiles for band in bands]

@@ -1,9 +1,8 @@
 """Named shapes of deformable attention as the models call it, for tests and benchmarks."""
 
 import dataclasses
+from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 
@@ -45,6 +44,18 @@ ARG_SPECS = {
 }
 
 
+def select(names: Sequence[str]) -> dict[str, ArgSpec]:
+  """Returns the named shapes, for the commands that take names.
+
+  Raises:
+    SystemExit: there are no such shapes.
+  """
+  unknown = sorted(set(names) - set(ARG_SPECS))
+  if unknown:
+    raise SystemExit(f"no such shapes: {unknown}; choose from {sorted(ARG_SPECS)}")
+  return {name: ARG_SPECS[name] for name in names}
+
+
 def make_arguments(
   spec: ArgSpec, *, seed: int = 0, spread: float | None = 3.0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -84,26 +95,3 @@ def make_arguments(
   value = rng.normal(size=(spec.batch, spec.length, spec.heads, spec.dim))
   arrays = value, np.broadcast_to(locations, (*shape, 2)), weights
   return tuple(np.ascontiguousarray(array, np.float32) for array in arrays)
-
-
-def abstract_arguments(
-  spec: ArgSpec, dtype: str, sharding: jax.sharding.Sharding
-) -> list[jax.ShapeDtypeStruct]:
-  """Describes value, locations, weights and the output's cotangent, to compile for.
-
-  Args:
-    spec: the shapes.
-    dtype: of value and cotangent; the others are float32.
-    sharding: of all four, which says for what device to compile.
-  """
-  points = (spec.batch, spec.length, spec.heads, len(spec.spatial_shapes), spec.points)
-  value = (spec.batch, spec.length, spec.heads, spec.dim)
-  return [
-    jax.ShapeDtypeStruct(shape, jnp.dtype(of), sharding=sharding)
-    for shape, of in (
-      (value, dtype),
-      ((*points, 2), "float32"),
-      (points, "float32"),
-      ((*value[:2], spec.heads * spec.dim), dtype),
-    )
-  ]

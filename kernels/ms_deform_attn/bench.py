@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from kernels.ms_deform_attn.api import available, ms_deform_attn
-from kernels.ms_deform_attn.arg_specs import ARG_SPECS, ArgSpec, make_arguments
+from kernels.ms_deform_attn.arg_specs import ArgSpec, make_arguments, select
 
 _TURNS = 7
 _TORCH_THREADS = 2
@@ -88,9 +88,8 @@ def seconds(function: Callable[[], object]) -> float:
   return time.perf_counter() - start
 
 
-def run(name: str) -> None:
+def run(name: str, spec: ArgSpec) -> None:
   """Prints the table of one named shape."""
-  spec = ARG_SPECS[name]
   arguments = make_arguments(spec)
   rng = np.random.default_rng(1)
   cotangent = rng.normal(size=(spec.batch, spec.length, spec.heads * spec.dim)).astype(np.float32)
@@ -119,11 +118,8 @@ def run(name: str) -> None:
 
 def main(names: list[str]) -> None:
   """Prints the table of each named shape."""
-  unknown = sorted(set(names) - set(ARG_SPECS))
-  if unknown:
-    raise SystemExit(f"no such shapes: {unknown}; choose from {sorted(ARG_SPECS)}")
-  for name in names or ["crop_512"]:
-    run(name)
+  for name, spec in select(names or ["crop_512"]).items():
+    run(name, spec)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from kernels.ms_deform_attn import aot, aot_tpu
-from kernels.ms_deform_attn.arg_specs import ARG_SPECS, abstract_arguments, make_arguments
+from kernels.ms_deform_attn.aot_programs import abstract_arguments
+from kernels.ms_deform_attn.arg_specs import ARG_SPECS, make_arguments
 
 # Three grid-level bundles, a loop of two, another grid-level bundle, a loop of one.
 PROGRAM = """
