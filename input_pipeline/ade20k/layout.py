@@ -4,10 +4,12 @@
 and 1..150 are the classes.
 """
 
+import functools
+
 from etils import epath
 
 from input_pipeline import class_tables
-from input_pipeline.raw import contents, files, label_values, published, record
+from input_pipeline.raw import contents, files, label_values, published
 
 NAME = "ade20k"
 _TOP = "ADEChallengeData2016"
@@ -40,9 +42,5 @@ def read_contents(raw_dir: epath.PathLike) -> contents.Contents:
   }
   metadata = class_tables.load_class_table(NAME).metadata
   values = label_values.LabelValues(metadata, metadata.dataset_ids, ignored=(0,))
-
-  def read(pair: files.Pair) -> record.Record:
-    image = record.read_image(pair.image, mend_truncated=True)
-    return values.make_record(image, published.read_grey_label(pair.label))
-
+  read = functools.partial(published.read_pair, values)
   return published.published_contents(NAME, raw_dir, pairs, read)

@@ -4,10 +4,12 @@
 hold the id of the class minus one, and 255 where there is none.
 """
 
+import functools
+
 from etils import epath
 
 from input_pipeline import class_tables
-from input_pipeline.raw import contents, files, label_values, published, record
+from input_pipeline.raw import contents, files, label_values, published
 
 NAME = "coco_stuff"
 _IMAGES, _LABELS = "images", "stuffthingmaps_trainval2017"
@@ -38,9 +40,5 @@ def read_contents(raw_dir: epath.PathLike) -> contents.Contents:
   metadata = class_tables.load_class_table(NAME).metadata
   raw_values = [dataset_id - 1 for dataset_id in metadata.dataset_ids]
   values = label_values.LabelValues(metadata, raw_values, ignored=(255,))
-
-  def read(pair: files.Pair) -> record.Record:
-    image = record.read_image(pair.image, mend_truncated=True)
-    return values.make_record(image, published.read_grey_label(pair.label))
-
+  read = functools.partial(published.read_pair, values)
   return published.published_contents(NAME, raw_dir, pairs, read)

@@ -6,7 +6,7 @@ from typing import Any
 from etils import epath
 
 from input_pipeline import class_tables, prepared
-from input_pipeline.raw import files, record
+from input_pipeline.raw import files, label_values, record
 from input_pipeline.raw.contents import Contents
 
 IMAGE_SUFFIXES = (".jpg",)
@@ -70,3 +70,9 @@ def read_grey_label(path: epath.Path) -> record.RawLabel:
   label = record.read_label(path)
   record.check_8_bit(path, label.data)
   return label
+
+
+def read_pair(values: label_values.LabelValues, pair: files.Pair) -> record.Record:
+  """Reads an image, a truncated JPEG as far as it goes, and its label of one channel."""
+  image = record.read_image(pair.image, mend_truncated=True)
+  return values.make_record(image, read_grey_label(pair.label))

@@ -6,6 +6,7 @@ import ml_collections
 import pytest
 
 from configs import common, validation
+from kernels.ms_deform_attn import IMPLEMENTATIONS
 from ltss_jax.models import backbones, mask2former
 
 CONFIG_FILES = (
@@ -124,6 +125,10 @@ def test_variant_values_are_the_valid_field_values():
 
 def test_choices_are_what_the_models_offer():
   assert set(validation.CHOICES["model.backbone"]) == set(backbones.NAMES)
+
+
+def test_implementations_of_deformable_attention_are_those_of_the_kernels():
+  assert validation.CHOICES["model.deformable_attention"] == ("auto", *IMPLEMENTATIONS)
   assert set(validation.CHOICES["model.backbone_norm"]) == set(backbones.NORMS)
   assert set(validation.CHOICES["model.class_head"]) == set(mask2former.CLASS_HEADS)
 
