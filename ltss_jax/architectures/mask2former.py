@@ -1,9 +1,7 @@
-"""What the train step and the evaluation need of a model: the seam where architectures plug in."""
+"""Mask2Former with its criterion and its inference."""
 
-import dataclasses
 import re
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,99 +10,9 @@ from jax.sharding import Mesh, PartitionSpec
 
 from kernels import ms_deform_attn
 from ltss_jax import resize_labels
-from ltss_jax.losses import mask_criterion, pixel
-from ltss_jax.models import deeplabv3plus, mask2former
-
-# Mean and standard deviation of ImageNet's RGB values in 0-255, as the release normalises.
-PIXEL_MEAN = (123.675, 116.28, 103.53)
-PIXEL_STD = (58.395, 57.12, 57.375)
-
-Batch = dict[str, jax.Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-  """A model with its loss and its inference, as pure functions.
-
-  Attributes:
-    num_classes: C.
-    init: key -> (params, stats).
-    loss: (params, stats, batch, rng) -> (scalar, (new stats, {"loss term": scalar})); the batch
-      holds "image" [B, H, W, 3] normalised, "label" [B, H, W], and "classes" and
-      "dropped_classes" where `max_targets` asks the input pipeline for them.
-    loss_terms: the names in that dict.
-    predict: (params, stats, image [B, H, W, 3] normalised) -> prediction, a tree of [B, ...].
-    score_blocks: (prediction of one image, without its batch axis, (H, W)) -> function that gives
-      the float32 scores of a block of classes at the input's size; the class with the largest
-      score wins.
-    decays: whether weight decay applies to a parameter path.
-    max_targets: T, how many classes of one image the loss can take; 0 for all.
-  """
-
-  num_classes: int
-  init: Callable[[jax.Array], tuple[Any, Any]]
-  loss: Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
-  loss_terms: tuple[str, ...]
-  predict: Callable[[Any, Any, jax.Array], Any]
-  score_blocks: Callable[[Any, tuple[int, int]], resize_labels.ScoreBlocks]
-  decays: Callable[[str], bool]
-  max_targets: int = 0
-
-
-def normalize(image: jax.Array) -> jax.Array:
-  """uint8 RGB [..., 3] -> float32, zero mean and unit variance per channel."""
-  return (image.astype(jnp.float32) - jnp.array(PIXEL_MEAN)) / jnp.array(PIXEL_STD)
-
-
-def deeplabv3plus_architecture(
-  config: deeplabv3plus.DeepLabV3PlusConfig,
-  *,
-  hard_pixel_fraction: float,
-  ignore_label: int,
-  inference_dtype: str = "float32",
-) -> Architecture:
-  """DeepLabV3+ with hard pixel mining.
-
-  Args:
-    config: shape of the model.
-    hard_pixel_fraction: share of all pixels of the batch, the hardest, that make the loss.
-    ignore_label: label of the pixels that belong to no class.
-    inference_dtype: compute dtype of `predict`; `config.dtype` is that of training.
-  """
-  model = deeplabv3plus.functions(config)
-  inference = deeplabv3plus.functions(dataclasses.replace(config, dtype=inference_dtype))
-
-  # Recomputed in the backward pass: full-size logits of 847 classes would fill an accelerator.
-  @jax.checkpoint
-  def pixel_loss(logits, label):
-    logits = deeplabv3plus.full_resolution(logits, *label.shape[1:])  # [B, H, W, C]
-    return pixel.cross_entropy(logits, label, ignore_label)  # [B, H, W]
-
-  def loss(params, stats, batch, rng):
-    logits, stats = model.apply(params, stats, batch["image"], train=True, rng=rng)
-    value = pixel.hard_pixel_mean(pixel_loss(logits, batch["label"]), hard_pixel_fraction)
-    return value, (stats, {"loss": value})
-
-  def predict(params, stats, image):
-    return inference.apply(params, stats, image, train=False)[0]
-
-  def score_blocks(logits, size):
-    def block(start, count):
-      part = jax.lax.dynamic_slice_in_dim(logits, start, count, axis=-1)
-      return deeplabv3plus.full_resolution(part[None], *size)[0]
-
-    return block
-
-  return Architecture(
-    num_classes=config.num_classes,
-    init=model.init,
-    loss=loss,
-    loss_terms=("loss",),
-    predict=predict,
-    score_blocks=score_blocks,
-    decays=lambda path: "/norm/" not in path,
-  )
-
+from ltss_jax.architectures.architecture import Architecture
+from ltss_jax.losses import mask_criterion
+from ltss_jax.models import mask2former
 
 # Without weight decay: the norms, the query and decoder level embeddings, Swin's position tables.
 _MASK2FORMER_UNDECAYED = re.compile(
