@@ -22,6 +22,7 @@ from absl import app
 from PIL import Image
 
 from input_pipeline import class_stats, copy_paste, pipeline, repeat_factor
+from input_pipeline.raw import record
 
 HEIGHT, WIDTH, CROP, NUM_CLASSES, IGNORE = 480, 640, 512, 171, 255
 _RECORDS, _IMAGES, _REPETITIONS = 48, 16, 12
@@ -55,15 +56,15 @@ def _record(seed: int) -> dict:
   )
   label = values[distance.argmin(axis=-1)].astype(np.uint8)
   return {
-    "image": _encode(np.clip(image, 0, 255).astype(np.uint8), "jpeg", quality=90),
-    "label": _encode(label, "png"),
+    "image": _encode_jpeg(np.clip(image, 0, 255).astype(np.uint8)),
+    "label": record.encode_label(label),
     "file_name": f"{seed}.jpg",
   }
 
 
-def _encode(array: np.ndarray, image_format: str, **options) -> bytes:
+def _encode_jpeg(image: np.ndarray) -> bytes:
   buffer = io.BytesIO()
-  Image.fromarray(array).save(buffer, image_format, **options)
+  Image.fromarray(image).save(buffer, "jpeg", quality=90)
   return buffer.getvalue()
 
 
@@ -199,8 +200,8 @@ def one_core(source: Records) -> None:
       "baseline": _baseline_batch(source, saturation_and_hue=_float_saturation_and_hue, **options),
       "8-bit HSV": _baseline_batch(source, saturation_and_hue=_saturation_and_hue, **options),
     }
-    for name, exact in (("exact", True), ("exact_decode=False", False)):
-      config = _config(source, copy_paste=paste, exact_decode=exact)
+    for name, exact in (("default", False), ("exact_pixels=True", True)):
+      config = _config(source, copy_paste=paste, exact_pixels=exact)
       candidates[name] = pipeline.TrainBatches(source, config).__getitem__
     times = {name: [] for name in candidates}
     for number in range(_REPETITIONS):

@@ -191,7 +191,7 @@ def train_pipeline_config(
     prefetch=data.prefetch,
     max_targets=max_targets,
     class_counts=tuple(int(n) for n in dataset.train_stats.images_with_class),
-    exact_decode=data.exact_decode,
+    exact_pixels=data.exact_pixels,
     repeat_factors=factors if data.sampler == "repeat_factor" else None,
     copy_paste=_copy_paste(config, dataset),
     source_weights=factors if data.copy_paste_repeat_factor else None,

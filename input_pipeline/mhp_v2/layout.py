@@ -100,9 +100,9 @@ def _group_persons(label_of: dict[str, epath.Path]) -> dict[str, tuple[epath.Pat
 
 def _read_label(path: epath.Path) -> record.RawLabel:
   if not record.is_rgb(path):
-    return published.read_grey_label(path)
+    return record.read_label(path, only_8_bit=True)
   first_channel = np.ascontiguousarray(record.read_rgb_label(path)[..., 0])  # [H, W]
-  return record.RawLabel(path, b"", first_channel, is_plain_grey=False)
+  return record.RawLabel(path, first_channel)
 
 
 def merge_persons(labels: list[record.RawLabel]) -> record.RawLabel:
@@ -117,4 +117,4 @@ def merge_persons(labels: list[record.RawLabel]) -> record.RawLabel:
   merged = labels[0].values.copy()
   for label in labels[1:]:
     np.copyto(merged, label.values, where=label.values > 0)
-  return record.RawLabel(labels[0].path, b"", merged, is_plain_grey=False)
+  return record.RawLabel(labels[0].path, merged)

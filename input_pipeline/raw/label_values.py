@@ -36,8 +36,6 @@ class LabelValues:
     self._table[list(raw_values)] = np.arange(metadata.num_classes)
     self._known = np.full(_NUM_VALUES, ignore_unknown)
     self._known[[*raw_values, *ignored]] = True
-    (known,) = np.nonzero(self._known)
-    self._is_identity = bool(np.array_equal(self._table[known], known))
     self._words = (
       f"{min(raw_values)}..{max(raw_values)}; without a class: {', '.join(map(str, ignored))}"
     )
@@ -66,7 +64,7 @@ class LabelValues:
       label: as read, with the values of the file.
 
     Returns:
-      The bytes to store, those of the label untouched where they say the same, and the statistics.
+      The bytes to store and the statistics.
 
     Raises:
       ValueError: if the sizes differ or the label holds a value that is not in the table.
@@ -74,7 +72,6 @@ class LabelValues:
     record.check_size(label.path, label.values, image.path, image.size)
     self.check(label.path, label.values)
     translated = self._table[label.values]  # [H, W]
-    is_same = self._is_identity and label.is_plain_grey and label.values.dtype == self._dtype
-    data = label.data if is_same else record.encode_label(translated)
+    data = record.encode_label(translated)
     counts = record.count_pixels(label.path, translated, self._metadata)
     return record.Record(image.path.name, image.data, data, image.size, counts, image.note)

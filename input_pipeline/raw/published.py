@@ -65,14 +65,7 @@ def top_folder(raw_dir: epath.PathLike, name: str, *folders: str) -> epath.Path:
   return raw_dir
 
 
-def read_grey_label(path: epath.Path) -> record.RawLabel:
-  """Reads a label PNG of one channel with at most 8 bits; raises a ValueError for any other."""
-  label = record.read_label(path)
-  record.check_8_bit(path, label.data)
-  return label
-
-
 def read_pair(values: label_values.LabelValues, pair: files.Pair) -> record.Record:
   """Reads an image, a truncated JPEG as far as it goes, and its label of one channel."""
   image = record.read_image(pair.image, mend_truncated=True)
-  return values.make_record(image, read_grey_label(pair.label))
+  return values.make_record(image, record.read_label(pair.label, only_8_bit=True))

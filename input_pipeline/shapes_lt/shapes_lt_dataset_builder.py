@@ -7,6 +7,7 @@ import cv2
 import tensorflow_datasets as tfds
 
 from input_pipeline import class_stats, prepared
+from input_pipeline.raw import record
 from input_pipeline.shapes_lt import classes, plan, scenes
 
 JPEG_QUALITY = 95
@@ -35,11 +36,8 @@ def class_metadata() -> prepared.ClassMetadata:
 def encode_scene(scene: scenes.Scene) -> tuple[bytes, bytes]:
   """Encodes a scene as (JPEG bytes of the image, PNG bytes of the label)."""
   bgr = cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR)
-  image_ok, image = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-  label_ok, label = cv2.imencode(".png", scene.label)
-  if not (image_ok and label_ok):
-    raise ValueError(f"OpenCV could not encode a scene of shape {scene.image.shape}")
-  return image.tobytes(), label.tobytes()
+  _, image = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+  return image.tobytes(), record.encode_label(scene.label)
 
 
 class ShapesLt(tfds.core.GeneratorBasedBuilder):

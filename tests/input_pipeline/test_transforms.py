@@ -204,6 +204,21 @@ class TestColorJitter:
       changed += not np.array_equal(expected, example["image"])
     assert changed > 80  # Expected: 15 of 16.
 
+  def test_inexact_shares_a_conversion_and_differs_by_little(self):
+    example = random_example(6, 64, 80)  # All colours alike: the mean is that of the colour cube.
+    differences = []
+    for seed in range(100):
+      rngs = [np.random.default_rng(seed) for _ in range(2)]
+      exact, fast = (
+        transforms.ColorJitter(exact=exact)(example, rng)["image"].astype(int)
+        for exact, rng in zip((True, False), rngs, strict=True)
+      )
+      differences.append(np.abs(exact - fast).mean())
+      assert rngs[0].integers(2**40) == rngs[1].integers(2**40)  # As many numbers were drawn.
+    # Only where saturation and hue both apply, a quarter of the time.
+    assert 10 < np.count_nonzero(differences) < 40
+    assert max(differences) < 0.5
+
   def test_works_on_a_window_of_an_array_and_does_not_write_to_it(self):
     image = random_example(7)["image"]
     window, before = image[3:20, 5:30], image.copy()

@@ -34,9 +34,9 @@ def test_defaults_sample_uniformly_and_paste_nothing():
   config = built()
   assert config.repeat_factors is None and config.source_weights is None
   assert config.copy_paste is None
-  assert config.exact_decode
+  assert not config.exact_pixels
   assert (config.crop_size, config.max_size, config.max_targets) == (512, 1333, 5)
-  assert not built(exact_decode=False).exact_decode
+  assert built(exact_pixels=True).exact_pixels
 
 
 def test_repeat_factors_with_the_published_threshold():
