@@ -100,6 +100,7 @@ def training_and_evaluation() -> None:
       num_classes=dataset.metadata.num_classes,
       ignore_label=dataset.metadata.ignore_label,
       mesh=mesh,
+      train_stats=dataset.train_stats,
     )
     transform = optimizer.make_optimizer(build.optimizer_config(config), architecture.decays)
     state = train_step.init_state(architecture, transform, config.seed, mesh)

@@ -5,7 +5,7 @@ Long-tailed Semantic Segmentation" (IEEE TMM 2024) uses for all of its data sets
 rate 1e-4 (backbone a tenth of it) falling to 0 with (1 - step / steps)^0.9, weight decay 0.05,
 gradients clipped to a norm of 0.01, batch 16, crops of 512 x 512, mixed precision, no warm-up. A
 config file overwrites only what differs for its data set, a variant (`configs/variants.py`) what
-differs for its model.
+differs for its model or for a method against long tails.
 """
 
 import ml_collections
@@ -54,6 +54,8 @@ def get_config() -> ml_collections.ConfigDict:
         "batch_size": 8,  # images of equal shape evaluated together, over all devices and processes
         # Of the computation in evaluation and prediction, which the release runs in float32.
         "dtype": "float32",
+        # Multiple of the log prior that is taken from the class logits, for rare classes; 0: off.
+        "logit_adjustment": 0.0,
         # Of the checkpoint that --mode=evaluate and predict use; 0: the latest, -1: best by mIoU.
         "step": 0,
       },
@@ -132,6 +134,8 @@ def _model() -> dict:
     "decoder_width": 2048,  # of those in the transformer decoder
     "class_head": "softmax",  # "seesaw": separate objectness logits
     "max_targets": 64,  # classes of one crop that training makes masks of
+    # A per-pixel classifier beside the queries that only training uses, for its gradient.
+    "pixel_head": False,
     # "auto": "pallas_tpu" on TPUs, "pallas_gpu" on NVIDIA GPUs, "xla" elsewhere, or one by name.
     "deformable_attention": "auto",
     # deeplabv3plus only, from here on.
@@ -152,6 +156,16 @@ def _loss() -> dict:
     # deeplabv3plus only: share of the global batch's pixels, those of largest loss, whose mean is
     # the loss.
     "hard_pixel_fraction": 0.2,
+    # Of the classes, for pixels (deeplabv3plus) or queries (mask2former): "cross_entropy",
+    # "seesaw", "class_balanced", "balanced_softmax", "logit_adjustment" or "focal";
+    # docs/methods.md has the formulas. For mask2former "seesaw" goes with model.class_head =
+    # "seesaw".
+    "class_loss": "cross_entropy",
+    "seesaw_p": 1.2,  # exponent of the mitigation factor
+    "seesaw_q": 1.0,  # exponent of the compensation factor
+    "class_balanced_beta": 0.9999,  # weight of a class (1 - beta) / (1 - beta^images)
+    "logit_adjustment_tau": 1.0,  # multiple of the log prior that training adds to the logits
+    "focal_gamma": 2.0,  # exponent of 1 - p
     # mask2former only, from here on.
     "matcher": "scipy",  # "scipy": on the host; "optax": on the device, slower, no host callback
     "num_points": 12_544,  # a mask, at which it is compared with a target
@@ -161,6 +175,13 @@ def _loss() -> dict:
     "mask_weight": 5.0,  # of the binary cross-entropy of masks, likewise
     "dice_weight": 5.0,  # of the dice loss of masks, likewise
     "no_object_weight": 0.1,  # of queries without a target in the classification; 1: of the others
+    # Frequency-based matcher: a target of class c takes part ceil(max(1, s sqrt(t / f_c))) times.
+    "frequency_matcher": False,
+    "query_scale": 2.0,  # s
+    "query_threshold": 0.0,  # t; 0: the published one, where there is none the rare/common border
+    # "background": negatives of every mask, as in the release; "left_out": of costs and losses.
+    "ignored_pixels": "background",
+    "pixel_head_weight": 1.0,  # of the auxiliary pixel loss where model.pixel_head is on
   }
 
 

@@ -42,10 +42,25 @@ CHOICES = {
   "model.image_pooling": ("global", "window"),
   "model.deformable_attention": ("auto", "pallas_tpu", "pallas_gpu", "xla", "reference"),
   "loss.matcher": ("scipy", "optax"),
+  "loss.class_loss": (
+    "cross_entropy",
+    "seesaw",
+    "class_balanced",
+    "balanced_softmax",
+    "logit_adjustment",
+    "focal",
+  ),
+  "loss.ignored_pixels": ("background", "left_out"),
   "optimizer.name": ("sgd", "adamw"),
 }
 
 _RESNETS = ("resnet50", "resnet101", "resnet_small")
+# Methods that only masks of queries can have -> off.
+_MASK2FORMER_METHODS = {
+  "loss.frequency_matcher": False,
+  "loss.ignored_pixels": "background",
+  "model.pixel_head": False,
+}
 # The decoders' group norms have 32 groups.
 _CHANNEL_GROUPS = 32
 
@@ -130,6 +145,14 @@ RANGES = {
   "loss.mask_weight": _WEIGHT,
   "loss.dice_weight": _WEIGHT,
   "loss.no_object_weight": _WEIGHT,
+  "loss.seesaw_p": _WEIGHT,
+  "loss.seesaw_q": _WEIGHT,
+  "loss.class_balanced_beta": _PROBABILITY,
+  "loss.logit_adjustment_tau": _WEIGHT,
+  "loss.focal_gamma": _WEIGHT,
+  "loss.query_scale": _POSITIVE,
+  "loss.query_threshold": Range(0, 1),
+  "loss.pixel_head_weight": _WEIGHT,
   "optimizer.learning_rate": _POSITIVE,
   "optimizer.momentum": _PROBABILITY,
   "optimizer.b1": _PROBABILITY,
@@ -147,6 +170,7 @@ RANGES = {
   "eval.min_size": _COUNT_OR_0,
   "eval.max_size": _COUNT,
   "eval.batch_size": _COUNT,
+  "eval.logit_adjustment": Range(0),
   "eval.step": Range(-1),
   "checkpoint.every_steps": _COUNT_OR_0,
   "checkpoint.keep": _COUNT,
@@ -196,6 +220,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
       raise ValueError(f"config.{field}={value!r} must be {valid}{proposal}")
   _validate_dilations(config.model.aspp_dilations)
   _validate_model(config.model)
+  _validate_methods(config)
   _validate_pairs(config)
 
 
@@ -230,6 +255,24 @@ def _validate_model(model: ml_collections.ConfigDict) -> None:
     raise ValueError(
       f"config.model.channels={model.channels} does not divide into config.model.num_heads="
       f"{model.num_heads} equal heads; nearest valid: {nearest} heads"
+    )
+
+
+def _validate_methods(config: ml_collections.ConfigDict) -> None:
+  """Checks what is for long tails against the model."""
+  model, loss = config.model, config.loss
+  if model.name != "mask2former":
+    for field, off in _MASK2FORMER_METHODS.items():
+      if config[field] != off:
+        raise ValueError(
+          f"config.{field}={config[field]!r} needs config.model.name='mask2former', not"
+          f" {model.name!r}; leave it at {off!r}, or choose model=mask2former"
+        )
+  elif loss.class_loss == "seesaw" and model.class_head != "seesaw":
+    # The other way round is valid: converted weights are evaluated without a loss.
+    raise ValueError(
+      f"config.loss.class_loss='seesaw' does not fit config.model.class_head={model.class_head!r};"
+      " it needs config.model.class_head='seesaw'; the variant method=seesaw sets both"
     )
 
 

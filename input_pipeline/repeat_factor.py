@@ -18,6 +18,9 @@ REDUCTIONS = ("max", "mean", "sum")
 # Of the release, for frequencies at image level.
 PUBLISHED_THRESHOLDS = {"ade20k_full": 0.0003, "coco_stuff_lt": 0.0012, "mhp_v2_lt": 0.0012}
 
+# Likewise, below which the frequency-based matcher gives a class more queries.
+PUBLISHED_QUERY_THRESHOLDS = {"ade20k_full": 0.0003, "coco_stuff_lt": 0.0012, "mhp_v2_lt": 0.0024}
+
 
 def _checked(field: str, value: str, choices: tuple[str, ...]) -> str:
   if value not in choices:

@@ -1,15 +1,17 @@
 """From the config to what runs: the only place where config fields meet models and pipelines."""
 
+import dataclasses
+
 import ml_collections
 import numpy as np
 from absl import logging
 from etils import epath
 from jax.sharding import Mesh
 
-from input_pipeline import copy_paste, pipeline, repeat_factor
+from input_pipeline import class_stats, copy_paste, pipeline, repeat_factor
 from ltss_jax import architectures, optimizer
 from ltss_jax.dataset import Dataset
-from ltss_jax.losses import mask_criterion
+from ltss_jax.losses import class_losses, mask_criterion
 from ltss_jax.models import backbones, deeplabv3plus, functional, mask2former
 
 # Cells of res5 that a training crop covers are its pixels divided by this.
@@ -61,6 +63,7 @@ def _mask2former_config(
     dtype=model.dtype,
     remat=model.remat,
     deformable_attention=None if chosen == "auto" else chosen,
+    pixel_head=model.pixel_head,
   )
 
 
@@ -72,7 +75,13 @@ def model_functions(config: ml_collections.ConfigDict, num_classes: int) -> func
 
 
 def build_architecture(
-  config: ml_collections.ConfigDict, *, num_classes: int, ignore_label: int, mesh: Mesh
+  config: ml_collections.ConfigDict,
+  *,
+  num_classes: int,
+  ignore_label: int,
+  mesh: Mesh,
+  train_stats: class_stats.ClassStats | None = None,
+  training: bool = True,
 ) -> architectures.Architecture:
   """The model, loss and inference that `config.model` and `config.loss` ask for.
 
@@ -81,14 +90,34 @@ def build_architecture(
     num_classes: C.
     ignore_label: label of the pixels that belong to no class.
     mesh: over which training batches are split.
+    train_stats: how often the classes occur in the training data, for the methods that need it.
+    training: False where there is inference alone: then the loss, which must not be called, needs
+      no statistics.
+
+  Raises:
+    ValueError: a method needs statistics, and there are none.
   """
+  if not training:
+    architecture = build_architecture(
+      _plain_loss(config),
+      num_classes=num_classes,
+      ignore_label=ignore_label,
+      mesh=mesh,
+      train_stats=train_stats,
+    )
+    return dataclasses.replace(architecture, loss=_no_loss)
   loss = config.loss
+  shared = {
+    "ignore_label": ignore_label,
+    "inference_dtype": config.eval.dtype,
+    "inference_log_prior": _inference_log_prior(config, train_stats),
+  }
   if config.model.name == "deeplabv3plus":
     return architectures.deeplabv3plus_architecture(
       _deeplabv3plus_config(config, num_classes),
       hard_pixel_fraction=loss.hard_pixel_fraction,
-      ignore_label=ignore_label,
-      inference_dtype=config.eval.dtype,
+      class_loss=_class_loss(config, train_stats),
+      **shared,
     )
   return architectures.mask2former_architecture(
     _mask2former_config(config, num_classes),
@@ -99,13 +128,112 @@ def build_architecture(
       class_weight=loss.class_weight,
       mask_weight=loss.mask_weight,
       dice_weight=loss.dice_weight,
+      class_loss=_class_loss(config, train_stats),
       no_object_weight=loss.no_object_weight,
+      query_numbers=_query_numbers(config, train_stats),
       matcher=loss.matcher,
+      ignored_pixels=loss.ignored_pixels,
+      ignore_label=ignore_label,
     ),
     max_targets=config.model.max_targets,
-    ignore_label=ignore_label,
     mesh=mesh,
-    inference_dtype=config.eval.dtype,
+    pixel_head_weight=loss.pixel_head_weight,
+    **shared,
+  )
+
+
+def _plain_loss(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """The config with a loss that needs no statistics, and the same state."""
+  config = config.copy_and_resolve_references()
+  config.loss.frequency_matcher = False
+  if config.loss.class_loss != "seesaw":  # whose counts are part of the state
+    config.loss.class_loss = "cross_entropy"
+  return config
+
+
+def _no_loss(*_) -> None:
+  raise ValueError("this architecture was built with training=False; it has no loss")
+
+
+def _required(stats: class_stats.ClassStats | None, field: str, value: object):
+  """The statistics.
+
+  Raises:
+    ValueError: there are none; `field` with its value is what needs them.
+  """
+  if stats is None:
+    raise ValueError(
+      f"config.{field}={value!r} needs the class statistics of the training data, which are not "
+      "there; prepare the data set, or set the field to its default"
+    )
+  return stats
+
+
+def _prior_counts(config: ml_collections.ConfigDict, stats: class_stats.ClassStats) -> np.ndarray:
+  """What the classes' priors are the shares of [C]: pixels for a pixel loss, images for queries."""
+  by_pixel = config.model.name == "deeplabv3plus"
+  return stats.pixel_share_sum if by_pixel else stats.images_with_class
+
+
+def _class_loss(
+  config: ml_collections.ConfigDict, stats: class_stats.ClassStats | None
+) -> class_losses.ClassLoss:
+  """The class loss; one that needs counts refuses to be made without them."""
+  loss, counts = config.loss, None
+  if stats is not None:
+    balanced = loss.class_loss == "class_balanced"
+    counts = stats.images_with_class if balanced else _prior_counts(config, stats)
+  return class_losses.make_class_loss(
+    loss.class_loss,
+    counts=counts,
+    tau=loss.logit_adjustment_tau,
+    beta=loss.class_balanced_beta,
+    focal_gamma=loss.focal_gamma,
+    seesaw_p=loss.seesaw_p,
+    seesaw_q=loss.seesaw_q,
+  )
+
+
+def _inference_log_prior(
+  config: ml_collections.ConfigDict, stats: class_stats.ClassStats | None
+) -> np.ndarray | None:
+  """What inference takes from the class logits [C], None for nothing."""
+  multiple = config.eval.logit_adjustment
+  if not multiple:
+    return None
+  stats = _required(stats, "eval.logit_adjustment", multiple)
+  return multiple * class_losses.log_prior(_prior_counts(config, stats))
+
+
+def _query_numbers(
+  config: ml_collections.ConfigDict, stats: class_stats.ClassStats | None
+) -> tuple[int, ...] | None:
+  """Queries of a target by class [C] for the frequency-based matcher, None without it."""
+  loss, name = config.loss, config.data.name
+  if not loss.frequency_matcher:
+    return None
+  stats = _required(stats, "loss.frequency_matcher", True)
+  threshold = loss.query_threshold or repeat_factor.PUBLISHED_QUERY_THRESHOLDS.get(name)
+  if threshold is None:
+    threshold = class_stats.frequency_threshold(stats.images_with_class, stats.num_images)
+  frequency = repeat_factor.class_frequency(stats)
+  numbers = class_stats.query_numbers(frequency, threshold, loss.query_scale)
+  _log_query_numbers(numbers, stats, threshold, loss.query_scale)
+  return tuple(numbers.tolist())
+
+
+def _log_query_numbers(
+  numbers: np.ndarray, stats: class_stats.ClassStats, threshold: float, scale: float
+) -> None:
+  """Logs how many classes have how many queries, and the classes with the most."""
+  values, sizes = np.unique(numbers, return_counts=True)
+  most = np.lexsort((stats.images_with_class, -numbers))[:10]
+  logging.info(
+    "Frequency-based matcher (s = %g, t = %.4g), queries of a target:\n%s\nmost: %s",
+    scale,
+    threshold,
+    "\n".join(f"  {v:3d}: {n} classes" for v, n in zip(values, sizes, strict=True)),
+    ", ".join(f"class {c}: {numbers[c]} ({stats.images_with_class[c]} images)" for c in most),
   )
 
 

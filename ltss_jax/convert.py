@@ -21,7 +21,7 @@ from configs import flags as config_parsing
 from input_pipeline import class_tables
 from ltss_jax import build, checkpoint, console
 from ltss_jax.models import mask2former
-from ltss_jax.weights import describe, huggingface, imagenet, official, readers, trees
+from ltss_jax.weights import describe, huggingface, imagenet, names, official, readers, trees
 from ltss_jax.weights.report import Report
 
 
@@ -98,9 +98,10 @@ def _num_classes(data: str) -> int | None:
 
 
 def abstract_weights(config: ml_collections.ConfigDict, num_classes: int) -> tuple[Any, Any]:
-  """(params, stats) of the config's model as shapes."""
+  """(params, stats) of the config's model as shapes, without what training alone uses."""
   init = build.model_functions(config, num_classes).init
-  return jax.eval_shape(lambda: init(jax.random.key(0)))
+  params, stats = jax.eval_shape(lambda: init(jax.random.key(0)))
+  return trees.without(params, names.TRAINING_ONLY), trees.without(stats, names.TRAINING_ONLY)
 
 
 def export(
@@ -153,7 +154,11 @@ def _read_weights(config: ml_collections.ConfigDict, source: epath.PathLike) -> 
 def _as_in_model(
   config: ml_collections.ConfigDict, saved: dict[str, np.ndarray], source: epath.PathLike
 ) -> tuple[Any, Any]:
-  """Arranges saved leaves as the config's model has them; they must be of that model."""
+  """Arranges saved leaves as the config's model has them; they must be of that model.
+
+  What training alone uses is left out.
+  """
+  saved = {path: leaf for path, leaf in saved.items() if not names.TRAINING_ONLY.match(path)}
   head = [path for path in saved if path.endswith(("class_embed/bias", "classifier/bias"))]
   extra = mask2former.CLASS_HEADS if config.model.name == "mask2former" else {}
   num_classes = len(saved[head[0]]) - extra.get(config.model.class_head, 0) if head else 1

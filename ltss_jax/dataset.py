@@ -123,6 +123,20 @@ def class_metadata(config: ml_collections.ConfigDict) -> prepared.ClassMetadata:
   )
 
 
+def train_stats(config: ml_collections.ConfigDict) -> class_stats.ClassStats:
+  """Statistics of the training split; where official ones are published, no data need be there.
+
+  Args:
+    config: of the run.
+
+  Raises:
+    FileNotFoundError, ValueError: the data are needed and not there, or not as they should be.
+  """
+  name = config.data.name
+  official = class_tables.load_class_table(name).train_stats if name in class_tables.NAMES else None
+  return official or load_dataset(config).train_stats
+
+
 def _train_stats(
   name: str, train_counts: class_stats.PixelCounts, num_classes: int
 ) -> class_stats.ClassStats:

@@ -32,6 +32,7 @@ class EvaluationRun:
       num_classes=dataset.metadata.num_classes,
       ignore_label=dataset.metadata.ignore_label,
       mesh=mesh_lib.data_mesh(),
+      train_stats=dataset.train_stats,
     )
     self._config, self._dataset = config, dataset
     self._directory = epath.Path(workdir) / "eval"

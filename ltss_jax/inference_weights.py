@@ -17,7 +17,7 @@ from ltss_jax import (
   run_config,
   train_step,
 )
-from ltss_jax.weights import report, trees
+from ltss_jax.weights import names, report, trees
 
 
 def require_run(workdir: epath.PathLike) -> epath.Path:
@@ -99,13 +99,32 @@ def of_directory(
       + report.problems_text(problems)
     )
   logging.info("Weights of %s", directory)
+  params, stats = _completed(abstract[0], params), _completed(abstract[1], stats)
   return jax.device_put((params, stats), mesh_lib.replicated(mesh_lib.data_mesh()))
 
 
+def _completed(expected: Any, loaded: Any) -> Any:
+  """The loaded tree, with zeros for what it lacks: inference does not use it."""
+  leaves = trees.flatten(loaded)
+  zeros = {
+    name: np.zeros(leaf.shape, leaf.dtype)
+    for name, leaf in trees.flatten(expected).items()
+    if name not in leaves
+  }
+  return trees.fill(expected, leaves | zeros)
+
+
 def _differences(expected: Any, loaded: Any) -> list[str]:
-  """Names that are missing (-) or too many (+), and shapes that differ (!)."""
+  """Names that are missing (-) or too many (+), and shapes that differ (!).
+
+  What training alone uses may be missing.
+  """
   expected, loaded = trees.flatten(expected), trees.flatten(loaded)
-  problems = [f"- {name}: missing in the weights" for name in expected.keys() - loaded.keys()]
+  problems = [
+    f"- {name}: missing in the weights"
+    for name in expected.keys() - loaded.keys()
+    if not names.TRAINING_ONLY.match(name)
+  ]
   problems += [f"+ {name}: not part of the model" for name in loaded.keys() - expected.keys()]
   for name in expected.keys() & loaded.keys():
     ours, theirs = expected[name].shape, np.shape(loaded[name])

@@ -50,6 +50,8 @@ def predict(
     num_classes=metadata.num_classes,
     ignore_label=metadata.ignore_label,
     mesh=mesh_lib.data_mesh(),
+    train_stats=dataset.train_stats(config) if config.eval.logit_adjustment else None,
+    training=False,
   )
   if weights is None:
     step, *state = inference_weights.of_run(config, workdir, architecture)

@@ -2,16 +2,18 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from absl import logging
 from jax.sharding import Mesh, PartitionSpec
+from jax.typing import ArrayLike
 
 from kernels import ms_deform_attn
 from ltss_jax import resize_labels
 from ltss_jax.architectures.architecture import Architecture
-from ltss_jax.losses import mask_criterion
+from ltss_jax.losses import mask_criterion, pixel
 from ltss_jax.models import mask2former
 
 # Without weight decay: the norms, the query and decoder level embeddings, Swin's position tables.
@@ -30,6 +32,8 @@ def mask2former_architecture(
   ignore_label: int,
   mesh: Mesh,
   inference_dtype: str = "float32",
+  inference_log_prior: ArrayLike | None = None,
+  pixel_head_weight: float = 1.0,
 ) -> Architecture:
   """Mask2Former with its matched mask losses on every prediction.
 
@@ -41,6 +45,10 @@ def mask2former_architecture(
     mesh: with the axis "data", over which the training batch is split; each device matches its own
       images.
     inference_dtype: compute dtype of `predict`; `config.dtype` is that of training.
+    inference_log_prior: what `predict` takes from the logits of the classes [C], not from that of
+      no object (Menon et al., "Long-tail Learning via Logit Adjustment", ICLR 2021, section 4.1);
+      None for nothing.
+    pixel_head_weight: of the loss of the auxiliary pixel head, where the model has one.
   """
   chosen = ms_deform_attn.choose(config.deformable_attention)
   logging.info("Deformable attention: %s, of %s", chosen, ms_deform_attn.available())
@@ -49,29 +57,30 @@ def mask2former_architecture(
   return Architecture(
     num_classes=config.num_classes,
     init=model.init,
-    loss=_mask2former_loss(model, config, criterion, ignore_label, mesh),
+    loss=_mask2former_loss(model, config, criterion, ignore_label, mesh, pixel_head_weight),
     loss_terms=(
       "loss",
       "loss_class",
       "loss_mask",
       "loss_dice",
+      *(["loss_pixel"] if config.pixel_head else []),
       "dropped_targets",
       "nonfinite_logits",
       "invalid_matches",
     ),
-    predict=_mask2former_predict(inference, config.class_head),
+    predict=_mask2former_predict(inference, config.class_head, inference_log_prior),
     score_blocks=_mask2former_score_blocks,
     decays=lambda path: not _MASK2FORMER_UNDECAYED.search(path),
     max_targets=max_targets,
   )
 
 
-def _mask2former_loss(model, config, criterion, ignore_label, mesh) -> Callable:
+def _mask2former_loss(model, config, criterion, ignore_label, mesh, pixel_head_weight) -> Callable:
   """`Architecture.loss` of Mask2Former."""
 
-  def sums_of_all_devices(class_logits, mask_logits, targets, keys):
+  def sums_of_all_devices(class_logits, mask_logits, targets, keys, counts):
     sums = mask_criterion.criterion_sums(
-      criterion, class_logits, mask_logits, targets, keys, config.num_classes
+      criterion, class_logits, mask_logits, targets, keys, config.num_classes, counts, "data"
     )
     return jax.lax.psum(sums, "data")
 
@@ -79,53 +88,82 @@ def _mask2former_loss(model, config, criterion, ignore_label, mesh) -> Callable:
   sharded_sums = jax.shard_map(
     sums_of_all_devices,
     mesh=mesh,
-    in_specs=(per_prediction, per_prediction, per_image, per_image),
+    in_specs=(per_prediction, per_prediction, per_image, per_image, PartitionSpec()),
     out_specs=PartitionSpec(),
     # The check of what varies over devices refuses loops that start from constants, as optax's do.
     check_vma=False,
   )
 
   def loss(params, stats, batch, rng):
-    if config.class_head != "softmax":
-      raise ValueError(
-        f"config.model.class_head={config.class_head!r} is for evaluating and converting published "
-        "weights; training needs 'softmax'"
-      )
+    _check_class_head(config, criterion)
     model_key, point_key = jax.random.split(rng)
     image = mask2former.pad_to_stride(batch["image"])
     label = mask2former.pad_to_stride(batch["label"], ignore_label)
     with ms_deform_attn.sharded(mesh, batch_axis="data"):
-      (class_logits, embeddings, features), stats = model.apply(
-        params, stats, image, train=True, rng=model_key
-      )
+      outputs, new_stats = model.apply(params, stats, image, train=True, rng=model_key)
     sums = sharded_sums(
-      class_logits,
-      mask2former.mask_logits(embeddings, features),
+      outputs.class_logits,
+      mask2former.mask_logits(outputs.mask_embeddings, outputs.mask_features),
       mask_criterion.Targets(label, batch["classes"]),
       jax.random.split(point_key, image.shape[0]),
+      _seesaw_counts(stats)[:-1] if criterion.is_seesaw else None,
     )
+    if criterion.is_seesaw:
+      new_stats = _add_matches(new_stats, sums.matched.sum(0))
     value, terms = mask_criterion.total_loss(criterion, sums)
+    if config.pixel_head:
+      auxiliary = pixel.auxiliary_loss(outputs.pixel_logits, label, ignore_label)
+      terms["loss_pixel"] = pixel_head_weight * auxiliary
+      value += terms["loss_pixel"]
     terms |= {
       "loss": value,
       "dropped_targets": batch["dropped_classes"].sum().astype(jnp.float32),
       "nonfinite_logits": sums.nonfinite_logits.astype(jnp.float32),
       "invalid_matches": sums.invalid_matches.astype(jnp.float32),
     }
-    return value, (stats, terms)
+    return value, (new_stats, terms)
 
   return loss
 
 
-def _mask2former_predict(inference, class_head: str) -> Callable:
+def _check_class_head(config, criterion) -> None:
+  """Evaluation and conversion need the head alone, so that only training asks for its loss."""
+  name = criterion.class_loss.name
+  if (config.class_head == "seesaw") != criterion.is_seesaw:
+    wanted = "seesaw" if criterion.is_seesaw else "softmax"
+    raise ValueError(
+      f"config.model.class_head={config.class_head!r} does not go with config.loss.class_loss="
+      f"{name!r} in training; set --config.model.class_head={wanted}"
+      + ("" if criterion.is_seesaw else " or --config.loss.class_loss=seesaw")
+    )
+
+
+def _seesaw_counts(stats: dict[str, Any]) -> jax.Array:
+  """[C + 1] queries matched with every class so far; the last slot is not used."""
+  return stats["transformer_decoder"]["seesaw_counts"]
+
+
+def _add_matches(stats: dict[str, Any], matches: jax.Array) -> dict[str, Any]:
+  """The statistics with the matches [C] of a step added to the counts.
+
+  float32 counts are whole numbers below 2^24. Beyond, an addition is rounded by at most 2^-24 of
+  the count: it would be lost only where a step adds less than that share, after 2^24 such steps.
+  """
+  counts = _seesaw_counts(stats).at[:-1].add(matches)
+  return stats | {"transformer_decoder": stats["transformer_decoder"] | {"seesaw_counts": counts}}
+
+
+def _mask2former_predict(inference, class_head: str, log_prior: ArrayLike | None) -> Callable:
   """`Architecture.predict` of Mask2Former."""
 
   def predict(params, stats, image):
-    (class_logits, embeddings, features), _ = inference.apply(
-      params, stats, mask2former.pad_to_stride(image), train=False
-    )
+    outputs, _ = inference.apply(params, stats, mask2former.pad_to_stride(image), train=False)
+    class_logits = outputs.class_logits[-1]
+    if log_prior is not None:
+      class_logits = class_logits.at[..., : len(log_prior)].subtract(log_prior)
     return {
-      "class_scores": mask2former.class_scores(class_logits[-1], class_head),
-      "mask_logits": mask2former.mask_logits(embeddings[-1], features),
+      "class_scores": mask2former.class_scores(class_logits, class_head),
+      "mask_logits": mask2former.mask_logits(outputs.mask_embeddings[-1], outputs.mask_features),
     }
 
   return predict

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 
 from ltss_jax.losses import matching
+from ltss_jax.losses.class_losses import ClassLoss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,9 +21,15 @@ class CriterionConfig:
     class_weight: of the class term, in costs and loss.
     mask_weight: of the cross-entropy of mask points.
     dice_weight: of the dice term.
-    no_object_weight: class weight of "no object" in the cross-entropy; classes have 1.
+    class_loss: of the class logits. With "seesaw" they are C and two for object and no object, and
+      class counts go with them; else C and one for "no object".
+    no_object_weight: weight of "no object" in the class loss, beside 1 for classes; not used by
+      "seesaw".
+    query_numbers: queries of a target by class [C], for the frequency-based matcher; None: one.
     matcher: "scipy" or "optax", see `matching.match`.
-    ignored_pixels: "background": pixels with the ignore label are negatives of every mask.
+    ignored_pixels: "background": pixels with the ignore label are negatives of every mask;
+      "left_out": points that touch them count neither in costs nor in losses.
+    ignore_label: of the pixels without a class; "left_out" alone needs it.
     pairs_per_step: matched pairs whose mask losses are computed at once. It bounds the memory, and
       the number of pairs of padding that are computed beside real ones; below 6, XLA leaves a
       second CPU core idle.
@@ -34,21 +41,32 @@ class CriterionConfig:
   class_weight: float = 2.0
   mask_weight: float = 5.0
   dice_weight: float = 5.0
+  class_loss: ClassLoss = ClassLoss()
   no_object_weight: float = 0.1
+  query_numbers: tuple[int, ...] | None = None
   matcher: str = "scipy"
   ignored_pixels: str = "background"
+  ignore_label: int | None = None
   pairs_per_step: int = 6
 
   def __post_init__(self):
     if self.matcher not in matching.BACKENDS:
       names = " or ".join(matching.BACKENDS)
       raise ValueError(f"matcher is {self.matcher!r}; set it to {names}")
-    if self.ignored_pixels != "background":
-      raise ValueError(f"ignored_pixels is {self.ignored_pixels!r}; set it to 'background'")
+    if self.ignored_pixels not in ("background", "left_out"):
+      raise ValueError(
+        f"ignored_pixels is {self.ignored_pixels!r}; set it to 'background' or 'left_out'"
+      )
+    if self.leaves_out and self.ignore_label is None:
+      raise ValueError("ignored_pixels is 'left_out' without an ignore_label; give one")
     if self.num_points < 1 or self.pairs_per_step < 1:
       raise ValueError(
         f"num_points is {self.num_points} and pairs_per_step {self.pairs_per_step}; "
         "set both to 1 or more"
+      )
+    if self.query_numbers is not None and min(self.query_numbers, default=0) < 1:
+      raise ValueError(
+        f"query_numbers are {self.query_numbers}; give every class a number of 1 or more"
       )
     if not 0 <= self.importance_sample_ratio <= 1:
       raise ValueError(
@@ -56,6 +74,28 @@ class CriterionConfig:
       )
     if self.oversample_ratio < 1:
       raise ValueError(f"oversample_ratio is {self.oversample_ratio}; set it to 1 or more")
+
+  @property
+  def leaves_out(self) -> bool:
+    """Whether ignored pixels count neither in costs nor in losses."""
+    return self.ignored_pixels == "left_out"
+
+  @property
+  def is_seesaw(self) -> bool:
+    """Whether the class logits are those of a Seesaw head."""
+    return self.class_loss.name == "seesaw"
+
+  def num_columns(self, num_queries: int, num_targets: int) -> int:
+    """The most columns that the targets of one image can have, so that none is ever left out.
+
+    Args:
+      num_queries: Q; a target has no more columns, as they could not all be matched.
+      num_targets: T, all of other classes.
+    """
+    if self.query_numbers is None:
+      return num_targets
+    largest = sorted((min(n, num_queries) for n in self.query_numbers), reverse=True)
+    return sum(largest[:num_targets])
 
   @property
   def num_candidates(self) -> int:
@@ -88,8 +128,11 @@ class CriterionSums:
   """Sums that merge over devices by addition.
 
   Attributes:
-    class_sum: [L] weighted cross-entropy over all queries, for each prediction.
+    class_sum: [L] weighted class loss over all queries, for each prediction.
     class_weight_sum: [L] weights of these queries.
+    objectness_sum: [L] cross-entropy of the objectness over all queries; "seesaw" only, else 0.
+    num_queries: float32 scalar, queries of one prediction.
+    matched: [L, C] float32, queries matched with targets of every class.
     bce_sum: [L] mean cross-entropy over a pair's points, summed over pairs.
     dice_sum: [L] dice loss over a pair's points, summed over pairs.
     num_targets: float32 scalar, targets, matched or not.
@@ -99,6 +142,9 @@ class CriterionSums:
 
   class_sum: jax.Array
   class_weight_sum: jax.Array
+  objectness_sum: jax.Array
+  num_queries: jax.Array
+  matched: jax.Array
   bce_sum: jax.Array
   dice_sum: jax.Array
   num_targets: jax.Array

@@ -20,7 +20,7 @@ def matching_costs(
 
   Args:
     config: settings.
-    class_logits: [L, B, Q, C+1] float32.
+    class_logits: [L, B, Q, K] float32.
     mask_logits: [L, B, h, w, Q] float32.
     labels: [B, H+2, W+2] padded label maps.
     classes: [B, T] int32.
@@ -35,7 +35,14 @@ def matching_costs(
     at = points.draw(key, config.num_points)  # [K]
     target_values = points.label_values(labels, image, image_classes, at)  # [K, T]
     point_logits = points.sample(image_mask_logits, at)  # [K, Q]
-    return pair_costs(config, image_class_logits, point_logits, image_classes, target_values)
+    factor = 1.0
+    if config.leaves_out:
+      point_logits, target_values, factor = points.leave_out(
+        labels, image, config.ignore_label, at, point_logits, target_values
+      )
+    return pair_costs(
+      config, image_class_logits, point_logits, image_classes, target_values, factor
+    )
 
   # One image at a time, as the logits at the points are K x Q numbers.
   def of_prediction(inputs):
@@ -52,21 +59,23 @@ def pair_costs(
   point_logits: jax.Array,
   classes: jax.Array,
   target_values: jax.Array,
+  factor: jax.Array | float = 1.0,
 ) -> jax.Array:
   """Costs of every target with every query of an image.
 
   Args:
     config: settings.
-    class_logits: [Q, C+1] float32.
+    class_logits: [Q, K] float32, of the head that goes with the class loss.
     point_logits: [K, Q] float32 mask logits at the points.
     classes: [T] int32.
     target_values: [K, T] target masks at the points.
+    factor: of the cross-entropy, from `points.leave_out`.
 
   Returns:
     [T, Q] float32: -2 p(class) + 5 BCE + 5 dice, with the default weights. Targets lead, since
     XLA's CPU products of this shape are the fast ones.
   """
-  probability = jax.nn.softmax(class_logits)
+  probability = class_probability(config, class_logits)
   class_cost = -jnp.take(probability, jnp.maximum(classes, 0), axis=-1).T  # [T, Q]
   mask = jax.nn.sigmoid(point_logits)  # [K, Q]
   bce = _softplus_sums(point_logits, mask) - _product(target_values, point_logits)
@@ -74,9 +83,26 @@ def pair_costs(
   dice = 1 - (2 * _product(target_values, mask) + 1) / (sizes + 1)
   return (
     config.class_weight * class_cost
-    + config.mask_weight * bce / point_logits.shape[0]
+    + config.mask_weight * factor * bce / point_logits.shape[0]
     + config.dice_weight * dice
   )
+
+
+def class_probability(config: CriterionConfig, class_logits: jax.Array) -> jax.Array:
+  """Probability of every class, as inference has it: without what a loss adds to the logits.
+
+  Args:
+    config: settings.
+    class_logits: [..., C+1] with "no object" last; with the Seesaw loss [..., C+2] with the logits
+      of object and no object last.
+
+  Returns:
+    [..., C] float32, or [..., C+1].
+  """
+  if not config.is_seesaw:
+    return jax.nn.softmax(class_logits)
+  objectness = jax.nn.softmax(class_logits[..., -2:])[..., :1]
+  return jax.nn.softmax(class_logits[..., :-2]) * objectness
 
 
 def _softplus_sums(logits: jax.Array, probability: jax.Array) -> jax.Array:

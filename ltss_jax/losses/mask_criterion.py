@@ -3,15 +3,20 @@
 Source: Cheng et al., "Masked-attention Mask Transformer for Universal Image Segmentation", CVPR
 2022, section 3. All functions work on the images of one shard and return sums; the means are over
 the global batch, whatever number of devices holds it.
+
+With `query_numbers` the matcher is the frequency-based one of Li et al., "Frequency-based Matcher
+for Long-tailed Semantic Segmentation" (IEEE TMM 2024): a target of a rare class takes part several
+times and gets several queries, while `num_targets` counts it once.
 """
 
 import jax
 import jax.numpy as jnp
 
-from ltss_jax.losses import matching, points
+from ltss_jax.losses import class_losses as class_losses_lib, matching, points, seesaw
 from ltss_jax.losses.criterion_types import CriterionConfig, CriterionSums, Targets
 from ltss_jax.losses.mask_costs import matching_costs
 from ltss_jax.losses.mask_losses import mask_losses
+from ltss_jax.losses.matching import Pairs
 
 __all__ = ["CriterionConfig", "CriterionSums", "Targets", "criterion_sums", "total_loss"]
 
@@ -23,6 +28,8 @@ def criterion_sums(
   targets: Targets,
   keys: jax.Array,
   num_classes: int,
+  counts: jax.Array | None = None,
+  axis_name: str | None = None,
 ) -> CriterionSums:
   """Sums of the loss terms over the images of a shard, for all predictions.
 
@@ -31,40 +38,51 @@ def criterion_sums(
 
   Args:
     config: settings.
-    class_logits: [L, B, Q, C+1]; the last class is "no object".
+    class_logits: [L, B, Q, C+1], the last one is "no object"; or [L, B, Q, C+2] with the Seesaw
+      loss, the last two are object and no object. The last prediction is the final one.
     mask_logits: [L, B, h, w, Q].
     targets: label maps of any size H x W, and present classes.
     keys: [B] PRNG keys of the images.
     num_classes: C.
+    counts: [C] queries matched with every class so far, over the whole training; for the Seesaw
+      loss, which needs them.
+    axis_name: mesh axis of the shards; None: there is only this one. The Seesaw loss of a shard
+      depends on the matches of all, which are added in one collective for all predictions.
 
   Returns:
     Sums to be added over shards and passed to `total_loss`.
 
   Raises:
-    ValueError: if the class logits do not fit the number of classes.
+    ValueError: if the class logits do not fit the number of classes and the class loss.
   """
-  if class_logits.shape[-1] != num_classes + 1:
-    raise ValueError(
-      f"class_logits have {class_logits.shape[-1]} outputs for {num_classes} classes; the class "
-      f"head has to give num_classes + 1 = {num_classes + 1}, with no object as the last"
-    )
+  _check_outputs(config, class_logits.shape[-1], num_classes)
   class_logits, mask_logits = class_logits.astype(jnp.float32), mask_logits.astype(jnp.float32)
   labels, classes = points.pad_labels(targets.labels), targets.classes
-  valid = classes >= 0  # [B, T]
+  repeats = column_repeats(config, classes, class_logits.shape[2])  # [B, T]
   match_keys, loss_keys = prediction_keys(keys, class_logits.shape[0])
 
   costs = matching_costs(config, class_logits, mask_logits, labels, classes, match_keys)
-  target_of_query, query_of_target, invalid = _match(costs, valid, config.matcher)
-  class_sum, class_weight_sum = class_losses(
-    class_logits, classes, target_of_query, config.no_object_weight
-  )
-  bce_sum, dice_sum = mask_losses(config, mask_logits, labels, classes, query_of_target, loss_keys)
+  target_of_query, pairs, invalid = _match(config, costs, repeats)
+  matched = target_of_query >= 0
+  label = jnp.take_along_axis(classes[None], jnp.maximum(target_of_query, 0), axis=-1)
+  label = jnp.where(matched, label, num_classes)  # [L, B, Q]
+  matches = count_matches(label, num_classes)
+  if config.is_seesaw:
+    total = matches if axis_name is None else jax.lax.psum(matches, axis_name)
+    class_sums = seesaw_losses(config, class_logits, label, running_counts(counts, total))
+  else:
+    class_sums = *class_losses(config, class_logits, label), jnp.zeros(len(label))
+  class_sum, class_weight_sum, objectness_sum = class_sums
+  bce_sum, dice_sum = mask_losses(config, mask_logits, labels, classes, pairs, loss_keys)
   return CriterionSums(
     class_sum=class_sum,
     class_weight_sum=class_weight_sum,
+    objectness_sum=objectness_sum,
+    num_queries=jnp.float32(label[0].size),
+    matched=matches,
     bce_sum=bce_sum,
     dice_sum=dice_sum,
-    num_targets=jnp.sum(valid, dtype=jnp.float32),
+    num_targets=jnp.sum(classes >= 0, dtype=jnp.float32),
     nonfinite_logits=_count_nonfinite(class_logits) + _count_nonfinite(mask_logits),
     invalid_matches=invalid,
   )
@@ -83,8 +101,11 @@ def total_loss(
     float32 scalar, and the three weighted terms that it is the sum of, over all predictions.
   """
   num_masks = jnp.maximum(sums.num_targets, 1.0)
+  # Without any weight there is no loss either: the sum of the Seesaw loss over no matched query.
+  weights = jnp.where(sums.class_weight_sum > 0, sums.class_weight_sum, 1.0)
+  class_means = sums.class_sum / weights + sums.objectness_sum / sums.num_queries  # [L]
   terms = {
-    "loss_class": config.class_weight * jnp.sum(sums.class_sum / sums.class_weight_sum),
+    "loss_class": config.class_weight * jnp.sum(class_means),
     "loss_mask": config.mask_weight * jnp.sum(sums.bce_sum) / num_masks,
     "loss_dice": config.dice_weight * jnp.sum(sums.dice_sum) / num_masks,
   }
@@ -101,42 +122,142 @@ def prediction_keys(keys: jax.Array, num_predictions: int) -> tuple[jax.Array, j
   return pairs[..., 0], pairs[..., 1]
 
 
-def _match(costs, valid, backend):
+def _check_outputs(config: CriterionConfig, outputs: int, num_classes: int) -> None:
+  beside, names = (2, "object and no object") if config.is_seesaw else (1, "no object")
+  if outputs != num_classes + beside:
+    raise ValueError(
+      f"class_logits have {outputs} outputs for {num_classes} classes; with the class loss "
+      f"{config.class_loss.name!r} the class head has to give num_classes + {beside} = "
+      f"{num_classes + beside}, with {names} as the last"
+    )
+  numbers = config.query_numbers
+  if numbers is not None and len(numbers) != num_classes:
+    raise ValueError(
+      f"query_numbers are {len(numbers)} for {num_classes} classes; give one for each class"
+    )
+
+
+def column_repeats(config: CriterionConfig, classes: jax.Array, num_queries: int) -> jax.Array:
+  """How many columns every target has in the cost matrix.
+
+  Args:
+    config: settings.
+    classes: [B, T] int32, -1 for padding.
+    num_queries: Q, which no target has more columns than: they could not all be matched.
+
+  Returns:
+    [B, T] int32, 0 for padding.
+  """
+  valid = classes >= 0
+  if config.query_numbers is None:
+    return valid.astype(jnp.int32)
+  numbers = jnp.minimum(jnp.array(config.query_numbers, jnp.int32), num_queries)  # [C]
+  return jnp.where(valid, numbers[jnp.maximum(classes, 0)], 0)
+
+
+def _match(
+  config: CriterionConfig, costs: jax.Array, repeats: jax.Array
+) -> tuple[jax.Array, Pairs, jax.Array]:
   """Matches all predictions' and images' costs [L, B, Q, T] at once.
 
   Returns:
-    target_of_query [L, B, Q], query_of_target [L, B, T], each -1 without a partner, and the number
-    of invalid answers.
+    target_of_query [L, B, Q], -1 without a target; the pairs, [L, B, S]; the number of invalid
+    answers.
   """
-  lead = costs.shape[:2]
-  problems = costs.reshape(-1, *costs.shape[2:])
-  valid = jnp.broadcast_to(valid, (lead[0], *valid.shape)).reshape(problems.shape[0], -1)
-  target_of_query = matching.match(problems, valid, backend)
-  target_of_query, query_of_target, invalid = matching.pair_up(target_of_query, valid)
-  return target_of_query.reshape(*lead, -1), query_of_target.reshape(*lead, -1), invalid
+  lead, (num_queries, num_targets) = costs.shape[:2], costs.shape[2:]
+  problems = costs.reshape(-1, num_queries, num_targets)
+  repeats = jnp.broadcast_to(repeats, (*lead, num_targets)).reshape(-1, num_targets)
+  num_columns = config.num_columns(num_queries, num_targets)
+  target_of_query = matching.match(problems, repeats, config.matcher, num_columns)
+  target_of_query, invalid = matching.check(target_of_query, repeats)
+  pairs = matching.list_pairs(target_of_query, num_targets, min(num_queries, num_columns))
+  target_of_query, pairs = jax.tree.map(lambda x: x.reshape(*lead, -1), (target_of_query, pairs))
+  return target_of_query, pairs, invalid
 
 
 def class_losses(
-  class_logits: jax.Array, classes: jax.Array, target_of_query: jax.Array, no_object_weight: float
+  config: CriterionConfig, class_logits: jax.Array, label: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Weighted cross-entropy of all queries; those without a target are to say "no object".
+  """Weighted class loss of all queries; those without a target are to say "no object".
 
   Args:
+    config: settings.
     class_logits: [L, B, Q, C+1] float32.
-    classes: [B, T] int32.
-    target_of_query: [L, B, Q] int32, -1 without a target.
-    no_object_weight: weight of a query without a target; the others have 1.
+    label: [L, B, Q] int32, C without a target.
 
   Returns:
-    [L] sums of the weighted cross-entropy and [L] sums of the weights.
+    [L] sums of the weighted loss and [L] sums of the weights.
   """
-  matched = target_of_query >= 0
-  label = jnp.take_along_axis(classes[None], jnp.maximum(target_of_query, 0), axis=-1)
-  label = jnp.where(matched, label, class_logits.shape[-1] - 1)  # [L, B, Q]
-  weight = jnp.where(matched, 1.0, no_object_weight)
-  picked = jnp.take_along_axis(class_logits, label[..., None], axis=-1)[..., 0]
-  loss = jax.nn.logsumexp(class_logits, axis=-1) - picked
+  loss, weight = class_losses_lib.weighted_loss(config.class_loss, class_logits, label)
+  no_object = label == class_logits.shape[-1] - 1
+  weight = weight * jnp.where(no_object, config.no_object_weight, 1.0)
   return jnp.sum(weight * loss, axis=(1, 2)), jnp.sum(weight, axis=(1, 2))
+
+
+def seesaw_losses(
+  config: CriterionConfig, class_logits: jax.Array, label: jax.Array, counts: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Seesaw loss of the queries with a target, objectness loss of all queries.
+
+  Args:
+    config: settings.
+    class_logits: [L, B, Q, C+2] float32: classes, object, no object.
+    label: [L, B, Q] int32, C without a target.
+    counts: [L, C] from `running_counts`.
+
+  Returns:
+    [L] sums of the Seesaw loss, [L] numbers of queries with a target, [L] sums of the two-way
+    cross-entropy of the objectness.
+  """
+  num_classes = class_logits.shape[-1] - 2
+  loss = config.class_loss
+  matched = label < num_classes
+
+  def of_prediction(logits, label, counts):
+    return seesaw.seesaw_loss(logits, label, counts, loss.seesaw_p, loss.seesaw_q)
+
+  values = jax.vmap(of_prediction)(
+    class_logits[..., :-2], jnp.minimum(label, num_classes - 1), counts
+  )
+  log_objectness = jax.nn.log_softmax(class_logits[..., -2:])
+  objectness = -jnp.where(matched, log_objectness[..., 0], log_objectness[..., 1])
+  return (
+    jnp.sum(jnp.where(matched, values, 0.0), axis=(1, 2)),
+    jnp.sum(matched, axis=(1, 2), dtype=jnp.float32),
+    jnp.sum(objectness, axis=(1, 2)),
+  )
+
+
+def count_matches(label: jax.Array, num_classes: int) -> jax.Array:
+  """Number of queries with each class.
+
+  Args:
+    label: [L, B, Q] int32, C without a target.
+    num_classes: C.
+
+  Returns:
+    [L, C] float32, exact below 2^24.
+  """
+
+  def of_prediction(label):
+    return jnp.zeros(num_classes).at[label.reshape(-1)].add(1.0, mode="drop")
+
+  return jax.vmap(of_prediction)(label)
+
+
+def running_counts(counts: jax.Array, matches: jax.Array) -> jax.Array:
+  """Counts that each prediction's Seesaw loss sees: they grow in the order of the release.
+
+  Args:
+    counts: [C] before the step.
+    matches: [L, C] of the global batch.
+
+  Returns:
+    [L, C] float32: the final prediction, which is the last one, has its own matches added; then
+    the others follow one after the other.
+  """
+  in_order = jnp.roll(matches, 1, axis=0)
+  return jnp.roll(counts + jnp.cumsum(in_order, axis=0), -1, axis=0)
 
 
 def _count_nonfinite(logits: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from ltss_jax.losses import points
 from ltss_jax.losses.criterion_types import CriterionConfig
+from ltss_jax.losses.matching import Pairs
 from ltss_jax.losses.points import Points
 
 
@@ -15,7 +16,7 @@ def mask_losses(
   mask_logits: jax.Array,
   labels: jax.Array,
   classes: jax.Array,
-  query_of_target: jax.Array,
+  pairs: Pairs,
   keys: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
   """Cross-entropy and dice loss of the matched pairs of all predictions.
@@ -25,8 +26,8 @@ def mask_losses(
     mask_logits: [L, B, h, w, Q] float32.
     labels: [B, H+2, W+2] padded label maps.
     classes: [B, T] int32.
-    query_of_target: [L, B, T] int32, -1 without a query.
-    keys: [L, B] PRNG keys; every target of an image has its own points.
+    pairs: [L, B, S] queries and their targets.
+    keys: [L, B] PRNG keys; every pair of an image has its own points.
 
   Returns:
     [L] cross-entropy (mean over a pair's points) and [L] dice loss, both summed over pairs.
@@ -37,26 +38,32 @@ def mask_losses(
 
   # The choice of points is kept for the backward pass, all else is computed again there.
   policy = jax.checkpoint_policies.save_only_these_names("points")
-  return lax.map(jax.checkpoint(of_prediction, policy=policy), (mask_logits, query_of_target, keys))
+  return lax.map(jax.checkpoint(of_prediction, policy=policy), (mask_logits, pairs, keys))
 
 
-def _prediction_losses(config, labels, classes, mask_logits, query_of_target, keys):
+def _prediction_losses(config, labels, classes, mask_logits, pairs, keys):
   """`mask_losses` of one prediction: the same arguments without L, scalars as result."""
-  real, image, target, query = _in_steps(query_of_target, config.pairs_per_step)
-  pair_keys = jax.vmap(jax.vmap(jax.random.fold_in))(keys[image], target)
+  real, image, query, target, rank = _in_steps(pairs, config.pairs_per_step)
+  number = target + classes.shape[1] * rank  # of the pair, within its image
+  pair_keys = jax.vmap(jax.vmap(jax.random.fold_in))(keys[image], number)
   take = lambda b, q: mask_logits[b, :, :, q]  # noqa: E731
   masks = jax.vmap(jax.vmap(take))(image, query)  # [steps, P, h, w]
 
   def choose(inputs):
-    return draw_loss_points(config, *inputs)
+    return draw_loss_points(config, labels, *inputs)
 
-  at = lax.map(choose, (real, lax.stop_gradient(masks), pair_keys))  # [steps, P, K]
+  at = lax.map(choose, (image, real, lax.stop_gradient(masks), pair_keys))  # [steps, P, K]
   at = Points(*(checkpoint_name(coordinate, "points") for coordinate in at))
 
   def pair(mask, at, image, target, real):
     target_values = points.label_values(labels, image, classes[image, target], at)  # [K]
-    losses = point_losses(points.sample(mask, at), target_values)
-    return tuple(jnp.where(real, loss, 0.0) for loss in losses)
+    logits, factor = points.sample(mask, at), 1.0
+    if config.leaves_out:
+      logits, target_values, factor = points.leave_out(
+        labels, image, config.ignore_label, at, logits, target_values
+      )
+    bce, dice = point_losses(logits, target_values)
+    return jnp.where(real, factor * bce, 0.0), jnp.where(real, dice, 0.0)
 
   @jax.checkpoint
   def step(inputs):
@@ -66,24 +73,24 @@ def _prediction_losses(config, labels, classes, mask_logits, query_of_target, ke
   return bce.sum(), dice.sum()
 
 
-def _in_steps(query_of_target: jax.Array, pairs_per_step: int) -> tuple[jax.Array, ...]:
+def _in_steps(pairs: Pairs, pairs_per_step: int) -> tuple[jax.Array, ...]:
   """Pairs in steps, the matched ones first, so that whole steps of padding can be skipped.
 
   Args:
-    query_of_target: [B, T] int32.
+    pairs: [B, S].
     pairs_per_step: P, at most.
 
   Returns:
-    (real, image, target, query), each [steps, P]: whether it is a pair, and its indices.
+    (real, image, query, target, rank), each [steps, P]: whether it is a pair, and its indices.
   """
-  num_targets = query_of_target.shape[1]
-  query = query_of_target.reshape(-1)
+  pairs_per_image = pairs.query.shape[1]
+  query, target, rank = (index.reshape(-1) for index in pairs)
   size = min(pairs_per_step, query.size)
   order = jnp.argsort(query < 0, stable=True).astype(jnp.int32)
   order = jnp.pad(order, (0, -query.size % size), mode="edge")
   real = jnp.arange(order.size) < jnp.sum(query >= 0)
-  pairs = real, order // num_targets, order % num_targets, jnp.maximum(query[order], 0)
-  return tuple(index.reshape(-1, size) for index in pairs)
+  indices = jnp.maximum(query[order], 0), target[order], rank[order]
+  return tuple(x.reshape(-1, size) for x in (real, order // pairs_per_image, *indices))
 
 
 def _if_any(flags: jax.Array, function, *arguments):
@@ -99,12 +106,21 @@ def _if_any(flags: jax.Array, function, *arguments):
 
 
 def draw_loss_points(
-  config: CriterionConfig, real: jax.Array, masks: jax.Array, keys: jax.Array
+  config: CriterionConfig,
+  labels: jax.Array,
+  image: jax.Array,
+  real: jax.Array,
+  masks: jax.Array,
+  keys: jax.Array,
 ) -> Points:
   """Points for the losses of P masks: uncertain ones and random ones.
 
+  Where ignored pixels are left out, candidates on them come last.
+
   Args:
     config: settings.
+    labels: [B, H+2, W+2] padded label maps.
+    image: [P] int32, the image of each mask.
     real: [P] bool; where all are false, the points mean nothing.
     masks: [P, h, w] float32 logits.
     keys: [P] PRNG keys.
@@ -115,13 +131,19 @@ def draw_loss_points(
   draw = jax.vmap(points.draw, (0, None))
   num_fresh = config.num_points - config.num_uncertain
 
-  def candidates(masks, keys):
+  def on_ignored(image, at):
+    return points.label_values(labels, image, jnp.int32(config.ignore_label), at) > 0
+
+  def candidates(image, masks, keys):
     keys = jax.vmap(jax.random.split)(keys)  # [P, 2]
     candidates = draw(keys[:, 0], config.num_candidates)  # [P, 3K]
-    return candidates, jax.vmap(points.sample)(masks, candidates), draw(keys[:, 1], num_fresh)
+    logits = jax.vmap(points.sample)(masks, candidates)
+    if config.leaves_out:
+      logits = jnp.where(jax.vmap(on_ignored)(image, candidates), jnp.inf, logits)
+    return candidates, logits, draw(keys[:, 1], num_fresh)
 
   # Two conditions, since XLA would otherwise draw and sample again wherever the logits are used.
-  candidates, logits, fresh = _if_any(real, candidates, masks, keys)
+  candidates, logits, fresh = _if_any(real, candidates, image, masks, keys)
   chosen = _if_any(real, lambda x: points.most_uncertain(x, config.num_uncertain), logits)
   return join_points(candidates, chosen, fresh)
 

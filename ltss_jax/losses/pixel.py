@@ -1,7 +1,52 @@
-"""Per-pixel cross-entropy and hard pixel mining, DeepLabV3+'s loss."""
+"""Per-pixel class losses and hard pixel mining, DeepLabV3+'s loss; an auxiliary one."""
+
+import math
 
 import jax
 import jax.numpy as jnp
+
+from ltss_jax.losses import class_losses, seesaw
+from ltss_jax.losses.class_losses import ClassLoss
+
+# Rows of logits that `auxiliary_loss` enlarges at a time, at most: of 847 classes at 512 x 512
+# pixels 70 MB an image instead of 0.9 GB.
+_BAND_ROWS = 8
+
+
+def class_loss(
+  loss: ClassLoss,
+  logits: jax.Array,
+  label: jax.Array,
+  ignore_label: int,
+  counts: jax.Array | None = None,
+) -> jax.Array:
+  """The class loss of every pixel in float32; ignored pixels give 0.
+
+  Args:
+    loss: which one; its class weights are multiplied in.
+    logits: [..., C].
+    label: [...] integer class ids; `ignore_label` marks pixels without one.
+    ignore_label: id outside 0..C-1.
+    counts: labelled pixels of every class so far [C]; "seesaw" needs them, no other loss.
+
+  Returns:
+    [...] float32, none negative.
+
+  Raises:
+    ValueError: "seesaw" without counts.
+  """
+  logits = logits.astype(jnp.float32)
+  label = label.astype(jnp.int32)
+  valid = label != ignore_label
+  label = jnp.where(valid, label, 0)
+  if loss.name == "seesaw":
+    if counts is None:
+      raise ValueError("the Seesaw loss needs `counts`, the pixels of every class so far")
+    value = seesaw.seesaw_loss(logits, label, counts, loss.seesaw_p, loss.seesaw_q)
+  else:
+    value, weight = class_losses.weighted_loss(loss, logits, label)
+    value = value * weight
+  return jnp.where(valid, value, 0.0)
 
 
 def cross_entropy(logits: jax.Array, label: jax.Array, ignore_label: int) -> jax.Array:
@@ -15,11 +60,29 @@ def cross_entropy(logits: jax.Array, label: jax.Array, ignore_label: int) -> jax
   Returns:
     [...] float32.
   """
-  logits = logits.astype(jnp.float32)
-  label = label.astype(jnp.int32)
-  valid = label != ignore_label
-  picked = jnp.take_along_axis(logits, jnp.where(valid, label, 0)[..., None], axis=-1)[..., 0]
-  return jnp.where(valid, jax.nn.logsumexp(logits, axis=-1) - picked, 0.0)
+  return class_loss(ClassLoss(), logits, label, ignore_label)
+
+
+def label_counts(label: jax.Array, num_classes: int) -> jax.Array:
+  """Labelled pixels of every class, over the whole (global) batch.
+
+  Counted as integers, so that the result does not depend on how devices share the batch; below
+  2^24 pixels a class, the float32 is exact as well.
+
+  Args:
+    label: [B, ...] integer class ids; those beyond the classes, as ignored pixels have, are left
+      out.
+    num_classes: C.
+
+  Returns:
+    [C] float32.
+  """
+
+  def of_image(label):
+    zeros = jnp.zeros(num_classes, jnp.int32)
+    return zeros.at[label.ravel().astype(jnp.int32)].add(1, mode="drop")
+
+  return jax.vmap(of_image)(label).sum(0).astype(jnp.float32)
 
 
 def kth_largest(values: jax.Array, k: int) -> jax.Array:
@@ -70,3 +133,42 @@ def hard_pixel_mean(pixel_loss: jax.Array, fraction: float) -> jax.Array:
   share = (k - jnp.sum(above)) / jnp.sum(ties)
   weight = jnp.where(above, 1.0, jnp.where(ties, share, 0.0))
   return jnp.sum(weight * pixel_loss) / k
+
+
+def auxiliary_loss(logits: jax.Array, label: jax.Array, ignore_label: int) -> jax.Array:
+  """Mean cross-entropy over the labelled pixels of the whole (global) batch.
+
+  The logits are enlarged in bands of rows that the backward pass makes again.
+
+  Args:
+    logits: [B, h, w, C] that an auxiliary head gives; enlarged bilinearly.
+    label: [B, s h, s w] integer class ids, with a whole factor s.
+    ignore_label: id outside 0..C-1 of the pixels that belong to no class.
+
+  Returns:
+    float32 scalar; 0 without a labelled pixel.
+
+  Raises:
+    ValueError: if the label's size is no multiple of the logits'.
+  """
+  (batch, height, width, num_classes), rows = logits.shape, math.gcd(logits.shape[1], _BAND_ROWS)
+  scale = label.shape[1] // height
+  if label.shape[1:] != (scale * height, scale * width):
+    raise ValueError(
+      f"labels of {label.shape[1:]} pixels do not fit logits of {(height, width)} cells; give "
+      "labels of a whole multiple of that size, the same in both directions"
+    )
+  # One row more on either side of a band is all that its interpolation sees; the outermost repeat.
+  padded = jnp.pad(logits.astype(jnp.float32), ((0, 0), (1, 1), (0, 0), (0, 0)), mode="edge")
+  shape = (batch, scale * (rows + 2), scale * width, num_classes)
+
+  @jax.checkpoint
+  def add_band(sums, band):
+    part = jax.lax.dynamic_slice_in_dim(padded, band * rows, rows + 2, axis=1)
+    part = jax.image.resize(part, shape, "bilinear", antialias=False)[:, scale:-scale]
+    of_band = jax.lax.dynamic_slice_in_dim(label, band * scale * rows, scale * rows, axis=1)
+    return sums + cross_entropy(part, of_band, ignore_label).sum((1, 2)), None
+
+  # A sum for each image, so that devices that share the batch meet once, after the loop.
+  sums, _ = jax.lax.scan(add_band, jnp.zeros(batch), jnp.arange(height // rows))
+  return sums.sum() / jnp.maximum(jnp.sum(label != ignore_label), 1)

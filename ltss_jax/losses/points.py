@@ -12,6 +12,8 @@ from jax import lax
 
 # Of the padding around a label map. No class has it, so the outside belongs to no mask.
 _OUTSIDE = -2
+# Logit of a probability that is 0 in float32, as is its softplus.
+_NEVER = -1e4
 # Elements in a sum of `_rank`.
 _RANK_BLOCK = 32
 
@@ -129,6 +131,39 @@ def label_values(
     return (label[column] == classes).astype(jnp.float32)  # [K, T]
 
   return _interpolate(corner, width, y[column], x[column])
+
+
+def leave_out(
+  padded: jax.Array,
+  image: jax.Array,
+  ignore_label: int,
+  points: Points,
+  logits: jax.Array,
+  target_values: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Takes the points on ignored pixels out of costs and losses.
+
+  They get a logit whose probability and softplus are 0, and no target, so that they add nothing to
+  any sum over points. A point is left out where it touches an ignored pixel at all, as its value is
+  not known then.
+
+  Args:
+    padded: [B, H+2, W+2] from `pad_labels`.
+    image: int32 scalar, the image of the batch to read.
+    ignore_label: label of the pixels without a class.
+    points: [K] points.
+    logits: [K, ...] mask logits at them.
+    target_values: [K, ...] target masks at them.
+
+  Returns:
+    (logits, target_values, factor); the factor turns a mean over all points into one over those
+    that are left, or into 0.
+  """
+  valid = label_values(padded, image, jnp.int32(ignore_label), points) == 0  # [K]
+  factor = valid.size / jnp.maximum(jnp.sum(valid), 1)
+  of_rank = lambda x: valid.reshape(-1, *[1] * (x.ndim - 1))  # noqa: E731
+  logits = jnp.where(of_rank(logits), logits, _NEVER)
+  return logits, jnp.where(of_rank(target_values), target_values, 0.0), factor
 
 
 def most_uncertain(logits: jax.Array, num_points: int) -> jax.Array:

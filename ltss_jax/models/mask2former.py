@@ -4,12 +4,20 @@ Cheng et al., "Masked-attention Mask Transformer for Universal Image Segmentatio
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ltss_jax.models import backbones, functional, layers, pixel_decoder, transformer_decoder
+from ltss_jax.models import (
+  backbones,
+  functional,
+  layers,
+  pixel_decoder,
+  pixel_head,
+  transformer_decoder,
+)
 
 STRIDE = 32  # of the coarsest features; images are padded to a multiple of it
 CLASS_HEADS = {"softmax": 1, "seesaw": 2}  # outputs of the class head beside the classes
@@ -33,6 +41,7 @@ class Mask2FormerConfig:
     dtype: compute dtype of the transformer decoder; the pixel decoder is always float32.
     remat: recompute the decoders' layers in the backward pass.
     deformable_attention: implementation of `ms_deform_attn`; None for the platform's best.
+    pixel_head: whether a per-pixel classifier stands beside the queries in training.
   """
 
   num_classes: int
@@ -48,6 +57,23 @@ class Mask2FormerConfig:
   dtype: str = "float32"
   remat: bool = False
   deformable_attention: str | None = None
+  pixel_head: bool = False
+
+
+class Predictions(NamedTuple):
+  """What the model returns, float32.
+
+  Attributes:
+    class_logits: [L + 1, B, Q, outputs]; the last prediction is the final one.
+    mask_embeddings: [L + 1, B, Q, C].
+    mask_features: [B, H/4, W/4, C]; with the embeddings they make the masks (`mask_logits`).
+    pixel_logits: [B, H/4, W/4, classes] of the pixel head in training; None without it.
+  """
+
+  class_logits: jax.Array
+  mask_embeddings: jax.Array
+  mask_features: jax.Array
+  pixel_logits: jax.Array | None = None
 
 
 class Mask2Former(nnx.Module):
@@ -84,24 +110,31 @@ class Mask2Former(nnx.Module):
       # Matched queries per class so far; the last slot of official checkpoints is unused.
       counts = layers.Frozen(jnp.zeros(config.num_classes + 1))
       self.transformer_decoder.seesaw_counts = counts
+    # The last part, so that the others start from the same weights with and without it.
+    self.pixel_head = (
+      pixel_head.PixelHead(config.channels, config.num_classes, rngs=rngs)
+      if config.pixel_head
+      else None
+    )
 
-  def __call__(
-    self, image: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None
-  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+  def __call__(self, image: jax.Array, *, train: bool, rngs: nnx.Rngs | None = None) -> Predictions:
     """Predicts masks and their classes.
 
     Args:
       image: [B, H, W, 3] float32, normalised; H and W multiples of 32 (`pad_to_stride`).
-      train: stochastic depth (which draws from `rngs.dropout`) and batch statistics.
+      train: stochastic depth (which draws from `rngs.dropout`), batch statistics, and the pixel
+        head where there is one.
       rngs: needed in training of backbones with stochastic depth.
 
     Returns:
-      (class logits [L + 1, B, Q, outputs], mask embeddings [L + 1, B, Q, C],
-      mask features [B, H/4, W/4, C]), float32; the last prediction is the final one.
+      The predictions of every layer.
     """
     features = self.backbone(image, train=train, rngs=rngs)
     mask_features, memory = self.pixel_decoder(features)
-    return *self.transformer_decoder(mask_features, memory), mask_features
+    class_logits, embeddings = self.transformer_decoder(mask_features, memory)
+    has_head = train and self.pixel_head is not None
+    pixel_logits = self.pixel_head(mask_features) if has_head else None
+    return Predictions(class_logits, embeddings, mask_features, pixel_logits)
 
 
 def functions(config: Mask2FormerConfig) -> functional.Functional:

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from ltss_jax.weights import report, trees
+from ltss_jax.weights import names, report, trees
 
 BACKBONE = "backbone"
 # Their shape follows from the number of classes; with another number they start afresh.
-_CLASS_LAYERS = ("transformer_decoder/class_embed/", "classifier/")
-_SEESAW_COUNTS = "transformer_decoder/seesaw_counts"
+_CLASS_LAYERS = ("transformer_decoder/class_embed/", "classifier/", "pixel_head/classifier/")
+_SEESAW_COUNTS = ("transformer_decoder/seesaw_counts", "seesaw_counts")
 # What backbones have beyond those that were trained on ImageNet: the norms of Swin's outputs, ViT's
 # pyramid and relative positions.
 _NOT_OF_IMAGENET = re.compile(
@@ -24,8 +24,8 @@ def initial_weights(
   """Puts saved weights into a freshly initialised model.
 
   A leaf counts by its path, whether the model trains it (params) or not (stats). The layers whose
-  shape depends on the number of classes start afresh where it differs, and everything but the
-  backbone does where only a backbone was saved.
+  shape depends on the number of classes start afresh where it differs, everything but the backbone
+  does where only a backbone was saved, and so does what only training uses where it was not saved.
 
   Args:
     params: of the fresh model, nested dicts of arrays.
@@ -49,7 +49,8 @@ def initial_weights(
     if path in loaded and loaded[path].shape == shape:
       leaves[path] = np.asarray(loaded[path], leaf.dtype)
     elif _follows_classes(path) or (
-      path not in loaded and backbone_only and _beside_a_backbone(path)
+      path not in loaded
+      and (names.TRAINING_ONLY.match(path) or (backbone_only and _beside_a_backbone(path)))
     ):
       afresh.append(path)
     elif path in loaded:
@@ -60,7 +61,7 @@ def initial_weights(
   problems += [
     f"+ {path} {tuple(loaded[path].shape)}: not part of the model"
     for path in unused
-    if not _follows_classes(path)
+    if not _follows_classes(path) and not names.TRAINING_ONLY.match(path)
   ]
   if problems:
     raise ValueError(
@@ -76,7 +77,7 @@ def _beside_a_backbone(path: str) -> bool:
 
 
 def _follows_classes(path: str) -> bool:
-  return path.startswith(_CLASS_LAYERS) or path == _SEESAW_COUNTS
+  return path.startswith(_CLASS_LAYERS) or path in _SEESAW_COUNTS
 
 
 def _text(taken: int, afresh: list[str], unused: list[str]) -> str:

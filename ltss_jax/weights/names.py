@@ -61,6 +61,9 @@ REGENERATED = re.compile(
 )
 COUNTS = "criterion.seesaw_loss.cum_samples"  # all zero where a file has none
 PIXEL_BUFFERS = ("pixel_mean", "pixel_std")
+# Paths here, of what training alone uses and official checkpoints do not have: the auxiliary pixel
+# head of Mask2Former, the pixel counts of DeepLabV3+'s Seesaw loss.
+TRAINING_ONLY = re.compile(r"pixel_head/|seesaw_counts$")
 
 
 def official_name(model: str, path: str) -> str:

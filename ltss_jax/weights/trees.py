@@ -1,5 +1,6 @@
 """Nested dicts of arrays as flat ones, by paths such as "backbone/res2/0/conv1/conv/kernel"."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,3 +39,9 @@ def fill(tree: Mapping[Any, Any], leaves: Mapping[str, Any], prefix: str = "") -
     elif path in leaves:
       result[key] = leaves[path]
   return result
+
+
+def without(tree: Mapping[Any, Any], pattern: re.Pattern[str]) -> Tree:
+  """The tree without the leaves whose path the pattern matches from its start."""
+  leaves = flatten(tree)
+  return fill(tree, {path: leaf for path, leaf in leaves.items() if not pattern.match(path)})

@@ -139,6 +139,34 @@ def test_wrong_value_names_field_value_and_nearest(field, value, message):
       "config.model.channels=64 does not divide into config.model.num_heads=6 equal heads;"
       " nearest valid: 4 heads",
     ),
+    (
+      "model=deeplabv3plus",
+      "loss.frequency_matcher",
+      True,
+      "config.loss.frequency_matcher=True needs config.model.name='mask2former', not"
+      " 'deeplabv3plus'; leave it at False, or choose model=mask2former",
+    ),
+    (
+      "model=deeplabv3plus",
+      "loss.ignored_pixels",
+      "left_out",
+      "config.loss.ignored_pixels='left_out' needs config.model.name='mask2former', not"
+      " 'deeplabv3plus'; leave it at 'background', or choose model=mask2former",
+    ),
+    (
+      "model=deeplabv3plus",
+      "model.pixel_head",
+      True,
+      "config.model.pixel_head=True needs config.model.name='mask2former', not"
+      " 'deeplabv3plus'; leave it at False, or choose model=mask2former",
+    ),
+    (
+      "model=mask2former",
+      "loss.class_loss",
+      "seesaw",
+      "config.loss.class_loss='seesaw' does not fit config.model.class_head='softmax'; it needs"
+      " config.model.class_head='seesaw'; the variant method=seesaw sets both",
+    ),
   ],
 )
 def test_fields_of_the_model_fit_each_other(variants, field, value, message):
@@ -156,6 +184,15 @@ def test_fields_of_the_other_model_are_not_checked():
   config.model.name = "mask2former"
   with pytest.raises(ValueError, match=r"config\.model\.channels=100"):
     common.validate(config)
+
+
+def test_a_seesaw_head_alone_is_valid_for_evaluating_converted_weights():
+  config = shapes_lt.get_config()
+  config.model.class_head = "seesaw"
+  common.validate(config)
+  config = shapes_lt.get_config("model=deeplabv3plus,method=seesaw")
+  assert config.model.class_head == "softmax"
+  common.validate(config)
 
 
 def test_config_without_a_field():

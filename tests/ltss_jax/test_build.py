@@ -1,12 +1,13 @@
 """Every field of `config.data` reaches the training stream."""
 
+import jax
 import numpy as np
 import pytest
 from etils import epath
 
 from configs import common, mhp_v2_lt
 from input_pipeline import class_stats, class_tables, pipeline, repeat_factor
-from ltss_jax import build
+from ltss_jax import build, mesh as mesh_lib
 from ltss_jax.dataset import Dataset
 
 TABLE = class_tables.load_class_table("mhp_v2_lt")
@@ -81,3 +82,28 @@ def test_classes_that_the_data_set_lacks():
     ValueError, match=r"copy_paste_classes holds 59, but mhp_v2_lt has .* 0 to 58"
   ):
     built(copy_paste="random", copy_paste_classes=(3, 59))
+
+
+def test_inference_needs_no_statistics_and_has_the_state_of_training():
+  for class_loss, has_counts in (("seesaw", True), ("balanced_softmax", False)):
+    config = mhp_v2_lt.get_config("model=deeplabv3plus")
+    config.loss.class_loss = class_loss
+    architecture = build.build_architecture(
+      config, num_classes=59, ignore_label=255, mesh=mesh_lib.data_mesh(), training=False
+    )
+    _, stats = jax.eval_shape(lambda init=architecture.init: init(jax.random.key(0)))
+    assert ("seesaw_counts" in stats) == has_counts
+    with pytest.raises(ValueError, match="training=False"):
+      architecture.loss(None, None, None, None)
+
+
+@pytest.mark.parametrize(
+  ("field", "value"), [("loss.frequency_matcher", True), ("eval.logit_adjustment", 1.0)]
+)
+def test_methods_that_need_statistics_say_so(field, value):
+  config = mhp_v2_lt.get_config()
+  config.update_from_flattened_dict({field: value})
+  with pytest.raises(ValueError, match=f"config.{field}.*needs the class statistics"):
+    build.build_architecture(
+      config, num_classes=59, ignore_label=255, mesh=mesh_lib.data_mesh(), train_stats=None
+    )

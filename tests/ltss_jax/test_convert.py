@@ -165,6 +165,31 @@ def test_a_training_run_is_exported(tmp_path):
     convert.export(config, tmp_path / "run", tmp_path / "4.pkl")
 
 
+def test_what_only_training_uses_is_in_no_official_file(tmp_path):
+  source = official_file(tmp_path / "model.pkl", small(), 7)
+  config = small(pixel_head=True)
+  convert.convert(config, source, tmp_path / "weights")
+  params, stats, _ = checkpoint.load_weights(tmp_path / "weights")
+  assert "pixel_head" not in params
+  params |= {"pixel_head": {"classifier": {"bias": np.ones(7, np.float32)}}}
+  with checkpoint.Checkpoints(tmp_path / "run" / "checkpoints", keep=1) as run:
+    state = {"params": params, "stats": stats, "step": np.array(1)}
+    run.save(1, state, {"position": 0})
+  convert.export(config, tmp_path / "run", tmp_path / "back.pkl")
+  assert (tmp_path / "back.pkl").read_bytes() == source.read_bytes()
+
+
+def test_pixel_counts_of_a_deeplab_are_not_exported(tmp_path):
+  config = small(coco_stuff_lt.get_config, name="deeplabv3plus", aspp_channels=8)
+  params, stats = random_weights(config, 171)
+  expected = official.to_official("deeplabv3plus", params, stats)
+  stats["seesaw_counts"] = np.ones(171, np.float32)
+  with checkpoint.Checkpoints(tmp_path / "run" / "checkpoints", keep=1) as run:
+    run.save(1, {"params": params, "stats": stats, "step": np.array(1)}, {"position": 0})
+  convert.export(config, tmp_path / "run", tmp_path / "back.pkl")
+  assert set(readers.read_arrays(tmp_path / "back.pkl")) == set(expected)
+
+
 def test_exporting_with_another_config_is_an_error(tmp_path):
   source = official_file(tmp_path / "model.pkl", small(), 7)
   convert.convert(small(), source, tmp_path / "weights")

@@ -269,6 +269,17 @@ def test_what_training_alone_needs_may_differ(weights):
   np.testing.assert_array_equal(params["classifier"]["kernel"], weights[1]["classifier"]["kernel"])
 
 
+def test_what_training_alone_uses_may_be_missing(weights):
+  config = small_config("deeplabv3plus")
+  config.loss.class_loss = "seesaw"
+  architecture = build.build_architecture(
+    config, num_classes=NUM_CLASSES, ignore_label=255, mesh=mesh.data_mesh()
+  )
+  params, stats = inference_weights.of_directory(config, weights[0], architecture)
+  np.testing.assert_array_equal(params["classifier"]["kernel"], weights[1]["classifier"]["kernel"])
+  np.testing.assert_array_equal(stats["seesaw_counts"], np.zeros(NUM_CLASSES))
+
+
 def test_nothing_is_written_where_something_is_missing(weights, images, tmp_path):
   config, output = small_config("deeplabv3plus"), tmp_path / "out"
   with pytest.raises(checkpoint.CheckpointError, match=r"no trained model.*--checkpoint=DIR"):

@@ -9,8 +9,16 @@ import optax
 import pytest
 
 from kernels import ms_deform_attn
-from ltss_jax import architectures, mesh as mesh_lib, metrics, optimizer, train_step
+from ltss_jax import (
+  architectures,
+  checkpoint,
+  mesh as mesh_lib,
+  metrics,
+  optimizer,
+  train_step,
+)
 from ltss_jax.losses import mask_criterion
+from ltss_jax.losses.class_losses import ClassLoss
 from ltss_jax.models import backbones, mask2former
 
 NUM_CLASSES = 5
@@ -177,7 +185,79 @@ def test_weight_decay_leaves_out_norms_embeddings_and_position_tables():
   assert model.decays("backbone/blocks/0/attn/rel_pos_h")
 
 
-def test_a_seesaw_head_predicts_and_refuses_to_train():
+ALL_METHODS = mask_criterion.CriterionConfig(
+  num_points=128,
+  class_loss=ClassLoss("seesaw"),
+  query_numbers=(1, 1, 2, 3, 1),
+  ignored_pixels="left_out",
+  ignore_label=255,
+)
+
+
+def with_all_methods(devices):
+  """(mesh, architecture, step) with a Seesaw head, repeated targets and a pixel head."""
+  mesh = mesh_lib.data_mesh(jax.devices()[:devices])
+  model = architectures.mask2former_architecture(
+    small_config(class_head="seesaw", pixel_head=True),
+    ALL_METHODS,
+    max_targets=4,
+    ignore_label=255,
+    mesh=mesh,
+  )
+  step = train_step.make_train_step(model, TRANSFORM, mesh, seed=0, log_every_steps=1)
+  return mesh, model, step
+
+
+def counts_of(state):
+  return np.asarray(state.stats["transformer_decoder"]["seesaw_counts"])
+
+
+@pytest.fixture(scope="module")
+def trained():
+  """{number of devices: (mesh, architecture, step, state after three steps, loss terms)}."""
+  results, fresh = {}, None
+  for devices in (1, 4):
+    mesh, model, step = with_all_methods(devices)
+    if fresh is None:
+      fresh = jax.device_get(train_step.init_state(model, TRANSFORM, 0, mesh))
+    state = jax.device_put(fresh, mesh_lib.replicated(mesh))
+    for _ in range(3):
+      state, outputs = step(state, mesh_lib.put_batch(batch(), mesh))
+    results[devices] = mesh, model, step, state, jax.device_get(outputs["sums"])
+  return results
+
+
+def test_all_methods_train_alike_on_one_device_and_on_four(trained):
+  terms, others = trained[1][-1], trained[4][-1]
+  for name in ("loss", "loss_class", "loss_mask", "loss_dice", "loss_pixel"):
+    # The same sums in another order, and what two updates make of the round-off.
+    np.testing.assert_allclose(others[name], terms[name], rtol=1e-4)
+  assert terms["invalid_matches"] == terms["skipped_steps"] == 0 and terms["loss_pixel"] > 0
+
+
+def test_counts_of_matches_equal_on_one_device_and_on_four(trained):
+  """Three steps of three predictions; there are queries for every column."""
+  present = np.array([(batch()["classes"] == c).sum() for c in range(NUM_CLASSES)])
+  expected = 3 * 3 * present * np.array(ALL_METHODS.query_numbers)
+  for devices in (1, 4):
+    np.testing.assert_array_equal(counts_of(trained[devices][3]), [*expected, 0])
+
+
+def test_steps_of_all_methods_compile_once(trained):
+  assert [trained[devices][2]._cache_size() for devices in (1, 4)] == [1, 1]
+
+
+def test_counts_of_matches_survive_a_resume(trained, tmp_path):
+  mesh, model, _, state, _ = trained[4]
+  with checkpoint.Checkpoints(tmp_path / "checkpoints") as saved:
+    saved.save(3, state, {"position": 3}, miou=0.5)
+    saved.wait()
+    restored, _ = saved.restore(train_step.abstract_state(model, TRANSFORM, mesh), {"position": 0})
+  assert counts_of(restored).sum() > 0
+  np.testing.assert_array_equal(counts_of(restored), counts_of(state))
+
+
+def test_a_seesaw_head_predicts_and_trains_with_its_loss_alone():
   mesh = mesh_lib.data_mesh(jax.devices()[:1])
   model = architecture(mesh, config=small_config(class_head="seesaw"))
   params, stats = jax.eval_shape(model.init, jax.random.key(0))
@@ -185,7 +265,7 @@ def test_a_seesaw_head_predicts_and_refuses_to_train():
   prediction = jax.eval_shape(model.predict, params, stats, jnp.zeros((2, 64, 96, 3)))
   assert prediction["class_scores"].shape == (2, 12, NUM_CLASSES)
   data = dict(batch(2), image=jnp.zeros((2, 64, 64, 3)))
-  with pytest.raises(ValueError, match="class_head='seesaw'.*training needs 'softmax'"):
+  with pytest.raises(ValueError, match=r"class_head='seesaw'.*--config\.loss\.class_loss=seesaw"):
     model.loss(params, stats, data, jax.random.key(0))
 
 

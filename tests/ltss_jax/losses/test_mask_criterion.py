@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from ltss_jax.losses.mask_criterion import CriterionConfig, Targets, criterion_sums, total_loss
+from ltss_jax.losses.class_losses import ClassLoss
+from ltss_jax.losses.mask_criterion import (
+  CriterionConfig,
+  Targets,
+  criterion_sums,
+  running_counts,
+  seesaw_losses,
+  total_loss,
+)
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
 sys.path.insert(0, str(GOLDEN))
@@ -195,7 +203,9 @@ def test_memory_does_not_grow_with_target_masks():
   "field,value,words",
   [
     ("matcher", "hungarian", "set it to scipy or optax"),
-    ("ignored_pixels", "left out", "set it to 'background'"),
+    ("ignored_pixels", "left out", "set it to 'background' or 'left_out'"),
+    ("ignored_pixels", "left_out", "without an ignore_label"),
+    ("query_numbers", (1, 0), "every class a number of 1 or more"),
     ("num_points", 0, "num_points is 0"),
     ("pairs_per_step", 0, "pairs_per_step 0"),
     ("importance_sample_ratio", 1.5, "importance_sample_ratio is 1.5"),
@@ -205,6 +215,78 @@ def test_memory_does_not_grow_with_target_masks():
 def test_impossible_settings_are_refused(field, value, words):
   with pytest.raises(ValueError, match=words):
     CriterionConfig(**{field: value})
+
+
+def test_ignored_pixels_that_are_left_out_do_not_matter(four_images):
+  """Neither the logits on them nor the labels beside the classes change costs or losses."""
+  config = dataclasses.replace(CONFIG, ignored_pixels="left_out", ignore_label=255)
+  keys = generator.image_keys(6, 4)
+  inputs = {name: array.copy() for name, array in four_images.items()}
+  # The last 6 of 48 rows are ignored: they and what touches them lie in the last 2 of 12 cells.
+  (_, sums), gradients = value_and_gradient(config, *inputs.values(), keys)
+  assert np.any(inputs["labels"][:, -6:] == 255) and sums.invalid_matches == 0
+  # Cell 11 is centred on row 45.5, whose influence ends above row 41.5.
+  np.testing.assert_array_equal(gradients[1][:, :, 11], 0)
+  assert np.any(gradients[1][:, :, 9])
+  inputs["mask_logits"][:, :, 11] = 50.0
+  (_, other), _ = value_and_gradient(config, *inputs.values(), keys)
+  (_, plain), _ = value_and_gradient(CONFIG, *inputs.values(), keys)
+  np.testing.assert_array_equal(plain.num_targets, other.num_targets)
+  # Ten points an image are left: none of them sees the changed cells.
+  np.testing.assert_allclose(other.bce_sum, sums.bce_sum, rtol=1e-6)
+  np.testing.assert_allclose(other.dice_sum, sums.dice_sum, rtol=1e-6)
+  assert not np.allclose(plain.bce_sum, other.bce_sum)
+
+
+def test_an_image_of_ignored_pixels_alone_adds_nothing(four_images):
+  config = dataclasses.replace(CONFIG, ignored_pixels="left_out", ignore_label=255)
+  ignored = four_images | {"labels": np.full_like(four_images["labels"], 255)}
+  (value, sums), gradients = value_and_gradient(
+    config, *ignored.values(), generator.image_keys(0, 4)
+  )
+  assert np.isfinite(value) and not np.any(sums.bce_sum) and not np.any(sums.dice_sum)
+  assert not np.any(gradients[1]) and np.all(np.isfinite(gradients[0]))
+
+
+def test_rare_targets_get_several_queries_and_count_once(four_images):
+  numbers = np.ones(NUM_CLASSES, int)
+  rare = four_images["classes"][0, 0]
+  numbers[rare] = 4
+  config = dataclasses.replace(CONFIG, query_numbers=tuple(numbers.tolist()))
+  keys = generator.image_keys(2, 4)
+  (_, sums), gradients = value_and_gradient(config, *four_images.values(), keys)
+  (_, plain), _ = value_and_gradient(CONFIG, *four_images.values(), keys)
+  assert sums.invalid_matches == 0 and sums.num_targets == plain.num_targets == 15
+  present = (four_images["classes"] == rare).any(1)
+  room = np.minimum((four_images["classes"] >= 0).sum(1) + 3 * present, 8)  # 8 queries an image
+  np.testing.assert_array_equal(sums.matched.sum(1), [room.sum()] * 3)
+  assert np.all(sums.matched[:, rare] > plain.matched[:, rare])
+  assert np.all(sums.bce_sum > plain.bce_sum) and np.all(np.isfinite(gradients[1]))
+
+
+@pytest.mark.parametrize(
+  "classes,numbers,columns", [(3, (1, 5, 2, 90), 8 + 5 + 2), (9, (3, 1), 4), (9, None, 9)]
+)
+def test_columns_hold_whatever_can_occur(classes, numbers, columns):
+  config = CriterionConfig(query_numbers=numbers)
+  assert config.num_columns(num_queries=8, num_targets=classes) == columns
+
+
+def test_counts_grow_from_the_final_prediction_on():
+  matches = np.array([[1, 0], [2, 5], [10, 100]], np.float32)  # the last one is the final one
+  counts = running_counts(np.array([1000, 2000], np.float32), matches)
+  np.testing.assert_array_equal(counts, [[1011, 2100], [1013, 2105], [1010, 2100]])
+
+
+def test_the_seesaw_term_by_hand():
+  config = CriterionConfig(class_loss=ClassLoss("seesaw", seesaw_p=1.0, seesaw_q=1.0))
+  classes = np.log(np.float32([1, 4, 3]))
+  logits = np.array([[[[*classes, 0, np.log(3)], [*classes, np.log(3), 0]]]], np.float32)
+  label = np.array([[[0, 3]]])  # the second query has no target
+  sums = seesaw_losses(config, logits, label, np.array([[8.0, 2.0, 9.0]]))
+  # S = (1, 1, 3), as in test_seesaw.py; objectness: both have the probability 1/4.
+  expected = [np.log(1 + 4 + 9)], [1], [2 * np.log(4)]
+  np.testing.assert_allclose(sums, expected, rtol=1e-6)  # float32 logarithms
 
 
 def test_a_head_for_another_number_of_classes_is_refused(four_images):

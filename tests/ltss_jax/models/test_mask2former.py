@@ -189,10 +189,10 @@ def test_remat_and_bfloat16_change_nothing_but_rounding():
     params, stats = model.init(jax.random.key(0))
 
     def loss(params):
-      (classes, embeddings, features), _ = model.apply(params, stats, image, train=True)
-      assert {x.dtype for x in (classes, embeddings, features)} == {jnp.dtype("float32")}
-      masks = mask2former.mask_logits(embeddings, features)
-      return jnp.mean(classes**2) + jnp.mean(masks**2)
+      predicted, _ = model.apply(params, stats, image, train=True)
+      assert {x.dtype for x in jax.tree.leaves(predicted)} == {jnp.dtype("float32")}
+      masks = mask2former.mask_logits(predicted.mask_embeddings, predicted.mask_features)
+      return jnp.mean(predicted.class_logits**2) + jnp.mean(masks**2)
 
     return jax.jit(jax.value_and_grad(loss))(params)
 

@@ -35,8 +35,9 @@ def ours(backbone, names):
 
   @jax.jit
   def run(params, stats, image):
-    (classes, embeddings, features), _ = model.apply(params, stats, image, train=False)
-    return classes[:, 0], mask2former.mask_logits(embeddings[-1], features)[0]
+    predicted, _ = model.apply(params, stats, image, train=False)
+    masks = mask2former.mask_logits(predicted.mask_embeddings[-1], predicted.mask_features)
+    return predicted.class_logits[:, 0], masks[0]
 
   classes, masks = run(*weights, judge.image())
   return classes, masks.transpose(2, 0, 1)

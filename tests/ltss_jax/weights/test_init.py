@@ -130,3 +130,45 @@ def test_a_backbone_without_some_of_its_layers_is_an_error():
   saved[0]["backbone"].pop("res2")
   with pytest.raises(ValueError, match="- backbone/res2/0/conv1/conv/kernel .*: missing"):
     init.initial_weights(*model(), *saved)
+
+
+def with_training_only(weights, value, classes=3):
+  """The weights with a pixel head and pixel counts."""
+  params, stats = copy.deepcopy(weights)
+  full = lambda *shape: np.full(shape, value, np.float32)  # noqa: E731
+  params["pixel_head"] = {
+    "conv": {"conv": {"kernel": full(3, 3, 4, 4)}},
+    "classifier": {"kernel": full(1, 1, 4, classes)},
+  }
+  stats["seesaw_counts"] = full(classes)
+  return params, stats
+
+
+def test_what_only_training_uses_starts_afresh_where_it_was_not_saved():
+  fresh = with_training_only(model(), 0.0)
+  params, stats, text = init.initial_weights(*fresh, *model(value=1.0))
+  afresh = {path for path, value in values(params, stats).items() if value == 0}
+  assert afresh == {
+    "pixel_head/conv/conv/kernel",
+    "pixel_head/classifier/kernel",
+    "seesaw_counts",
+  }
+  assert "12 arrays from the saved weights, 3 start afresh" in text
+
+
+def test_what_only_training_uses_is_taken_over_where_it_was_saved():
+  fresh, saved = with_training_only(model(), 0.0), with_training_only(model(value=1.0), 1.0)
+  params, stats, _ = init.initial_weights(*fresh, *saved)
+  assert set(values(params, stats).values()) == {1.0}
+  params, stats, text = init.initial_weights(*model(), *saved)
+  assert jax.tree.structure((params, stats)) == jax.tree.structure(model())
+  assert "+ pixel_head/conv/conv/kernel: not used" in text
+
+
+def test_the_pixel_heads_classifier_follows_the_number_of_classes():
+  fresh = with_training_only(model(5), 0.0, classes=5)
+  saved = with_training_only(model(value=1.0), 1.0)
+  params, stats, _ = init.initial_weights(*fresh, *saved)
+  assert params["pixel_head"]["classifier"]["kernel"].shape == (1, 1, 4, 5)
+  assert params["pixel_head"]["conv"]["conv"]["kernel"].flat[0] == 1
+  assert stats["seesaw_counts"].tolist() == [0] * 5

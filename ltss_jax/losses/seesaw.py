@@ -1,0 +1,65 @@
+"""Seesaw loss: rare classes are pushed down less by samples of frequent ones.
+
+Source: Wang et al., "Seesaw Loss for Long-Tailed Instance Segmentation", CVPR 2021, with the
+cumulative counts and the floor under the label's probability of the public implementations.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# Floor under the label's probability in the compensation factor, which would grow without bound.
+_MIN_PROBABILITY = 0.01
+
+
+def log_factors(
+  logits: jax.Array, label: jax.Array, counts: jax.Array, p: float, q: float
+) -> jax.Array:
+  """Logarithm of the factors S_ij that scale what class j adds to the softmax of a sample of i.
+
+  S_ij = M_ij C_ij. Mitigation M_ij = (max(n_j, 1) / max(n_i, 1))^p where n_j < n_i, else 1: rarer
+  classes are spared. Compensation C_ij = (p_j / max(p_i, 0.01))^q where p_j > p_i, else 1: wrong
+  answers are not.
+
+  Args:
+    logits: [..., C].
+    label: [...] integer, the class i of each sample, in 0..C-1.
+    counts: [C] samples n of every class so far, in any unit of which 1 is little.
+    p: exponent of the mitigation.
+    q: exponent of the compensation.
+
+  Returns:
+    [..., C] float32, 0 at the label; no gradient goes through it.
+  """
+  logits, counts = lax.stop_gradient((logits.astype(jnp.float32), counts.astype(jnp.float32)))
+  log_counts = jnp.log(jnp.maximum(counts, 1))  # [C]
+  mitigation = p * jnp.minimum(log_counts - log_counts[label][..., None], 0)  # [..., C]
+  own = jnp.take_along_axis(logits, label[..., None], axis=-1)  # [..., 1]
+  total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+  # p_j / max(p_i, 0.01), of which the sum of exponentials cancels unless the floor holds.
+  floor = jnp.maximum(own, total + math.log(_MIN_PROBABILITY))
+  compensation = q * jnp.where(logits > own, logits - floor, 0)
+  return mitigation + compensation
+
+
+def seesaw_loss(
+  logits: jax.Array, label: jax.Array, counts: jax.Array, p: float, q: float
+) -> jax.Array:
+  """Cross-entropy of z_j + log(S_ij), in float32.
+
+  Args:
+    logits: [..., C].
+    label: [...] integer, in 0..C-1.
+    counts: [C], see `log_factors`.
+    p: exponent of the mitigation.
+    q: exponent of the compensation.
+
+  Returns:
+    [...] float32.
+  """
+  logits = logits.astype(jnp.float32)
+  picked = jnp.take_along_axis(logits, label[..., None], axis=-1)[..., 0]
+  scaled = logits + log_factors(logits, label, counts, p, q)
+  return jax.nn.logsumexp(scaled, axis=-1) - picked

@@ -1,0 +1,158 @@
+"""DeepLabV3+ with its class losses, against a literal numpy Seesaw loss over several steps."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ltss_jax import architectures, mesh as mesh_lib, train_step
+from ltss_jax.losses import class_losses
+from ltss_jax.models import deeplabv3plus
+
+SMALL = deeplabv3plus.DeepLabV3PlusConfig(
+  num_classes=5,
+  backbone="resnet_small",
+  aspp_channels=16,
+  aspp_dilations=(1, 2),
+  low_level_channels=8,
+  decoder_channels=16,
+)
+IGNORED = 255
+COUNTS = np.array([90, 4, 30, 0, 1])
+
+
+def architecture(name="seesaw", config=SMALL, **options):
+  return architectures.deeplabv3plus_architecture(
+    config,
+    hard_pixel_fraction=0.2,
+    ignore_label=IGNORED,
+    class_loss=class_losses.make_class_loss(name, counts=COUNTS),
+    **options,
+  )
+
+
+def labels(seed, batch=2, side=16):
+  """Long-tailed labels without the last class, and a share of ignored pixels."""
+  rng = np.random.default_rng(seed)
+  label = rng.choice(4, (batch, side, side), p=[0.8, 0.15, 0.04, 0.01]).astype(np.uint8)
+  return np.where(rng.random(label.shape) < 0.1, IGNORED, label).astype(np.uint8)
+
+
+def literal_seesaw(logits, label, counts, p, q):
+  """(loss, gradient of the loss over the logits) of one pixel, entry by entry."""
+  probability = np.exp(logits - logits.max())
+  probability /= probability.sum()
+  factor = np.ones(len(logits))
+  for j in range(len(logits)):
+    if counts[j] < counts[label]:
+      factor[j] *= (max(counts[j], 1) / max(counts[label], 1)) ** p
+    if probability[j] > probability[label]:
+      factor[j] *= (probability[j] / max(probability[label], 0.01)) ** q
+  scaled = factor * np.exp(logits - logits.max())
+  scaled /= scaled.sum()
+  return -np.log(scaled[label]), scaled - np.eye(len(logits))[label]
+
+
+def literal_loss(logits, label, counts, p, q):
+  """Mean over the hardest fifth of the pixels, and its gradient summed over the pixels."""
+  values, gradients = [], []
+  for z, y in zip(logits.reshape(-1, logits.shape[-1]), label.ravel(), strict=True):
+    ignored = y == IGNORED
+    value, gradient = (0, 0 * z) if ignored else literal_seesaw(z, y, counts, p, q)
+    values.append(value)
+    gradients.append(gradient)
+  hardest = np.argsort(values)[::-1][: int(0.2 * len(values))]
+  return np.mean(np.array(values)[hardest]), np.array(gradients)[hardest].mean(0)
+
+
+def test_seesaw_is_a_literal_reference_over_steps():
+  seesaw, model = architecture(), deeplabv3plus.functions(SMALL)
+  params, stats = seesaw.init(jax.random.key(0))
+  # Large weights, so that wrong answers are confident and both factors play.
+  params["classifier"]["kernel"] *= 1000
+  image = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
+  step = jax.jit(jax.value_and_grad(seesaw.loss, has_aux=True))
+
+  @jax.jit
+  def full_logits(params, stats, rng):
+    logits, _ = model.apply(params, stats, image, train=True, rng=rng)
+    return deeplabv3plus.full_resolution(logits, 16, 16)
+
+  counts = np.zeros(5)
+  for i in range(5):
+    label, rng = labels(i), jax.random.key(i)
+    counts += np.bincount(label.ravel(), minlength=256)[:5]
+    of_model = {name: value for name, value in stats.items() if name != "seesaw_counts"}
+    logits = np.asarray(full_logits(params, of_model, rng), np.float64)
+    batch = {"image": image, "label": label}
+    (value, (stats, terms)), gradient = step(params, stats, batch, rng)
+    expected, slope = literal_loss(logits, label, counts, 1.2, 1.0)
+    # The reference sees float32 logits of about 10; the loss's own sums are over 102 pixels.
+    np.testing.assert_allclose(value, expected, rtol=2e-5)
+    np.testing.assert_allclose(gradient["classifier"]["bias"], slope, rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(stats["seesaw_counts"], counts)
+    assert terms["loss"] == value
+    for p, q in ((0, 1.0), (1.2, 0)):  # Neither factor is idle here.
+      assert abs(literal_loss(logits, label, counts, p, q)[0] / expected - 1) > 0.01
+    params = jax.tree.map(lambda p, g: p - 0.01 * g, params, gradient)
+  assert counts[4] == 0
+
+
+def test_counts_are_of_the_global_batch_on_any_number_of_devices():
+  label = labels(0, batch=8, side=32)
+  image = np.random.default_rng(1).uniform(0, 255, (8, 32, 32, 3)).astype(np.float32)
+  losses = []
+  for devices in (1, 4):
+    mesh, transform = mesh_lib.data_mesh(jax.devices()[:devices]), optax.sgd(1e-3)
+    state = train_step.init_state(architecture(), transform, 0, mesh)
+    step = train_step.make_train_step(
+      architecture(), transform, mesh, seed=0, log_every_steps=1, max_nonfinite_steps=1
+    )
+    batch = mesh_lib.put_batch({"image": image, "label": label}, mesh)
+    for _ in range(3):
+      state, metrics = step(state, batch)
+    losses.append(metrics["sums"]["loss"])
+    # A step that is left out leaves its pixels out as well.
+    bad = mesh_lib.put_batch({"image": np.full_like(image, np.nan), "label": label}, mesh)
+    state, metrics = step(state, bad)
+    assert metrics["sums"]["skipped_steps"] == 1
+    counts = jax.device_get(state.stats["seesaw_counts"])
+    np.testing.assert_array_equal(counts, 3 * np.bincount(label.ravel(), minlength=256)[:5])
+  # Sums over the batch in another order, float32.
+  np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", class_losses.NAMES)
+def test_every_loss_in_bfloat16_and_without_labels(name):
+  option = architecture(name, dataclasses.replace(SMALL, dtype="bfloat16"))
+  params, stats = option.init(jax.random.key(0))
+  image = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
+  step = jax.jit(jax.value_and_grad(option.loss, has_aux=True))
+  # The last class, which the counts have none of, is in the labels as well.
+  shown = np.where(labels(0) == 3, 4, labels(0))
+  for label in (shown, np.full_like(shown, IGNORED)):
+    batch = {"image": image, "label": label}
+    (value, (new_stats, _)), gradient = step(params, stats, batch, jax.random.key(2))
+    assert value.dtype == jnp.float32 and np.isfinite(value)
+    assert (value > 0) == (label != IGNORED).any()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((gradient, new_stats)))
+  assert jax.tree.structure(new_stats) == jax.tree.structure(stats)
+  assert ("seesaw_counts" in stats) == (name == "seesaw")
+
+
+def test_inference_needs_no_counts_and_takes_the_prior_off():
+  prior = np.array([2.0, 0, -1, 0, 0], np.float32)
+  seesaw, adjusted = architecture(), architecture(inference_log_prior=prior)
+  params, stats = seesaw.init(jax.random.key(0))
+  image = jax.random.normal(jax.random.key(1), (1, 32, 32, 3))
+  logits = seesaw.predict(params, stats, image)
+  without = {name: value for name, value in stats.items() if name != "seesaw_counts"}
+  np.testing.assert_array_equal(seesaw.predict(params, without, image), logits)
+  np.testing.assert_array_equal(adjusted.predict(params, stats, image), logits - prior)
+  # At full size as well: interpolation keeps constants, to float32 rounding.
+  full = seesaw.score_blocks(logits[0], (32, 32))(0, 5)
+  shifted = adjusted.score_blocks((logits - prior)[0], (32, 32))(0, 5)
+  np.testing.assert_allclose(shifted, full - prior, atol=1e-6)
