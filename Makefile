@@ -11,16 +11,21 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 DEMO := runs/demo
+# Of the study, with their numbers of seeds: most for the baseline and the method named beforehand.
+MASK2FORMER_METHODS := baseline:5,frequency_matcher:5,rfs:3,copy_paste:3,seesaw:3,rfs+copy_paste+frequency_matcher:3
+DEEPLABV3PLUS_METHODS := baseline:5,rfs:5,copy_paste:3,seesaw:3,rfs+copy_paste:3
 # Compilers for accelerators that are not there, each in an environment of its own.
 AOT_TPU := .venv-aot-tpu
 AOT_GPU := .venv-aot-gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format bench aot aot-all clean
+.PHONY: help demo study study-mask2former study-deeplabv3plus test test-slow lint format bench aot \
+  aot-all clean
 
 help:
 	@echo "Times are of two CPU cores, without the first installation (about a minute and a half)."
 	@echo "make demo     3-4 min  draw the embedded data set, train and evaluate on it"
+	@echo "make study      2-3 h  compare the methods for long tails on it, with both models; goes on where stopped"
 	@echo "make test      13 min  the tests, without the slow ones"
 	@echo "make test-slow 17 min  complete runs that must reach the README's results, and longer checks"
 	@echo "make lint              check style and formatting"
@@ -35,6 +40,17 @@ help:
 demo: $(INSTALLED)
 	rm -rf $(DEMO)
 	$(RUN) main.py --config=configs/shapes_lt.py --workdir=$(DEMO)
+
+# Where a run of the first part failed, `make -k study` does the second all the same.
+study: study-mask2former study-deeplabv3plus
+
+study-mask2former: $(INSTALLED)
+	$(RUN) -m ltss_jax.study --config=configs/shapes_lt.py:model=mask2former \
+	  --methods=$(MASK2FORMER_METHODS)
+
+study-deeplabv3plus: $(INSTALLED)
+	$(RUN) -m ltss_jax.study --config=configs/shapes_lt.py:model=deeplabv3plus \
+	  --methods=$(DEEPLABV3PLUS_METHODS)
 
 test: $(INSTALLED)
 	$(RUN) -m pytest -n $(TEST_WORKERS) -m "not slow" $(TESTS)

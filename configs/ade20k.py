@@ -19,6 +19,10 @@ Released recipes of other backbones, each with Mask2Former and 160,000 updates:
   backbone=swin_t, swin_s  nothing else changes.
   backbone=swin_b, swin_l  crops of 640 px, test images of 640 px; 12 x 12 windows.
   backbone=vit_b  crops of 640 px, test images of 640 px; weights of a masked autoencoder.
+
+`method=` takes rfs, copy_paste, seesaw, frequency_matcher and combinations (`method=rfs+seesaw`).
+rfs is the release's recipe rfs-maskformer2_R50_bs16_160k: frequencies at pixel level, t = 0.001. It
+has none for the others: t is the frequency of the rare/common border.
 """
 
 import ml_collections
@@ -31,6 +35,11 @@ def _large_swin(config: ml_collections.ConfigDict) -> None:
   config.eval.every_steps = 5_000
 
 
+def _rfs(config: ml_collections.ConfigDict) -> None:
+  config.data.repeat_level = "pixel"
+  config.data.repeat_threshold = 0.001
+
+
 def get_config(variants: str = "") -> ml_collections.ConfigDict:
   """Returns the config; variants as in `common.VARIANTS`."""
   config = common.get_config()
@@ -41,6 +50,7 @@ def get_config(variants: str = "") -> ml_collections.ConfigDict:
       "swin_b": _large_swin,
       "swin_l": _large_swin,
       "vit_b": common.crops_of_640,
-    }
+    },
+    "method": {"rfs": _rfs},
   }
   return common.apply_variants(config, variants, recipes=recipes)

@@ -45,7 +45,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     arguments = flags.FLAGS.read_flags_from_files(list(argv[1:]), force_gnu=False)
     given = _last_config(arguments)
     if given is not None:
-      _check_fields(arguments, _load(given))
+      _check_fields(arguments, load(given))
     rest = flags.FLAGS(argv)
     config = flags.FLAGS[FLAG].value
     if config is None:
@@ -66,29 +66,19 @@ def config_argument() -> str:
   return flags.FLAGS[FLAG].config_filename
 
 
-def _stop(message: str) -> None:
-  sys.stderr.write(f"{pathlib.Path(sys.argv[0]).name}: {message}\n")
-  sys.exit(EXIT_CODE)
+def load(given: str) -> ml_collections.ConfigDict:
+  """Loads a config file with its variants.
 
+  Args:
+    given: FILE[:variants].
 
-def _no_config_message() -> str:
-  return f"give --{FLAG}=FILE, one of: {', '.join(map(_shown, _config_files()))}"
+  Returns:
+    The config, not checked.
 
-
-def _last_config(arguments: Sequence[str]) -> str | None:
-  """Returns FILE[:variants] of the last --config=FILE[:variants], as absl would take it."""
-  found = None
-  for i, argument in enumerate(arguments):
-    if argument == "--":
-      break
-    name, equals, value = argument.lstrip("-").partition("=")
-    if argument.startswith("-") and name == FLAG:
-      found = value if equals else next(iter(arguments[i + 1 :]), None)
-  return found
-
-
-def _load(given: str) -> ml_collections.ConfigDict:
-  """Loads FILE[:variants], with errors that name the file."""
+  Raises:
+    FileNotFoundError: there is no such file; names the nearest.
+    ValueError: the file fails, or a variant is wrong; names the file.
+  """
   name, *variants = given.split(":", 1)
   path = pathlib.Path(name)
   if not path.is_file():
@@ -106,6 +96,29 @@ def _load(given: str) -> ml_collections.ConfigDict:
     raise ValueError(f"--{FLAG}={given}: {error}") from error
   except Exception as error:
     raise ValueError(f"config file {name!r}: get_config fails: {_cause(error, name)}") from error
+
+
+def _stop(message: str) -> None:
+  program = pathlib.Path(sys.argv[0])
+  name = program.parent.name if program.name == "__main__.py" else program.name
+  sys.stderr.write(f"{name}: {message}\n")
+  sys.exit(EXIT_CODE)
+
+
+def _no_config_message() -> str:
+  return f"give --{FLAG}=FILE, one of: {', '.join(map(_shown, _config_files()))}"
+
+
+def _last_config(arguments: Sequence[str]) -> str | None:
+  """Returns FILE[:variants] of the last --config=FILE[:variants], as absl would take it."""
+  found = None
+  for i, argument in enumerate(arguments):
+    if argument == "--":
+      break
+    name, equals, value = argument.lstrip("-").partition("=")
+    if argument.startswith("-") and name == FLAG:
+      found = value if equals else next(iter(arguments[i + 1 :]), None)
+  return found
 
 
 def _cause(error: Exception, filename: str) -> str:
@@ -183,6 +196,6 @@ def _with_expectation(message: str, given: str) -> str:
   field = match and _overridden_field(match.group(1))
   if not field:
     return message
-  default = _load(given)[field]
+  default = load(given)[field]
   kinds = {int: "a whole number", float: "a number", bool: "true or false", tuple: "a tuple"}
   return f"{message}; {FLAG}.{field} takes {kinds[type(default)]}, as in --{FLAG}.{field}={default}"

@@ -15,6 +15,9 @@ Every published recipe starts from ImageNet weights: `--config.init.checkpoint=D
 that `python -m ltss_jax.convert` made of them. Without it the backbone starts from random ones.
 
 The release has no recipe for other backbones here; the variants change the network alone.
+
+`method=` takes rfs, copy_paste, seesaw, frequency_matcher and combinations (`method=rfs+seesaw`).
+The release has no recipe for them here: t is the frequency of the rare/common border.
 """
 
 import ml_collections

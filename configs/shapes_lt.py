@@ -11,6 +11,8 @@ Measured  seed 0, on 2 cores of a shared machine; rare, common, frequent by imag
           deeplabv3plus  47.2 (6.1 26.6 65.1; 6.1 22.9 66.3), 3.5 minutes with other work beside it
 
 The command runs a small Mask2Former; `shapes_lt.py:model=deeplabv3plus` is a small DeepLabV3+.
+`method=` takes rfs, copy_paste, seesaw, frequency_matcher (Mask2Former only) and combinations
+(`method=rfs+copy_paste`); `make study` compares them.
 
 Images vary around 128 to 192 px; they are trained near and tested at their native size. The network
 is small and starts from random weights.

@@ -1,4 +1,4 @@
-"""The variants of config files: `FILE:model=deeplabv3plus,backbone=resnet101`."""
+"""The variants of config files: `FILE:model=deeplabv3plus,backbone=resnet101,method=rfs+seesaw`."""
 
 from collections.abc import Callable, Mapping
 
@@ -72,6 +72,30 @@ def crops_of_640(config: ml_collections.ConfigDict) -> None:
   config.eval.max_size = 2560
 
 
+def _nothing(config: ml_collections.ConfigDict) -> None:
+  """Of a baseline: uniform sampling, cross-entropy, one query for each target."""
+
+
+def _rfs(config: ml_collections.ConfigDict) -> None:
+  """The threshold stays 0: the data set's published one, else that of the rare/common border."""
+  config.data.sampler = "repeat_factor"
+
+
+def _copy_paste(config: ml_collections.ConfigDict) -> None:
+  config.data.copy_paste = "random"
+
+
+def _seesaw(config: ml_collections.ConfigDict) -> None:
+  config.loss.class_loss = "seesaw"
+  if config.model.name == "mask2former":
+    config.model.class_head = "seesaw"
+
+
+def _frequency_matcher(config: ml_collections.ConfigDict) -> None:
+  """The threshold as for `_rfs`."""
+  config.loss.frequency_matcher = True
+
+
 # Variant key -> value -> what it overwrites, applied in this order.
 VARIANTS: Variants = {
   "model": {"mask2former": _mask2former, "deeplabv3plus": _deeplabv3plus},
@@ -85,22 +109,34 @@ VARIANTS: Variants = {
     "vit_b": _backbone("vit_b"),
     "resnet_small": _resnet_small,
   },
+  "method": {
+    "baseline": _nothing,
+    "rfs": _rfs,
+    "copy_paste": _copy_paste,
+    "seesaw": _seesaw,
+    "frequency_matcher": _frequency_matcher,
+  },
 }
 
-DEFAULTS = {"model": "mask2former", "backbone": "resnet50"}
+DEFAULTS = {"model": "mask2former", "backbone": "resnet50", "method": "baseline"}
+
+# Keys whose values combine, as in method=rfs+copy_paste -> the value that stands for none of them.
+COMBINED = {"method": "baseline"}
 
 
 def parse_variants(variants: str) -> dict[str, str]:
   """Splits the text behind the colon of `--config=FILE:model=deeplabv3plus,backbone=resnet101`.
 
   Args:
-    variants: comma-separated `key=value` pairs in any order; "" is none.
+    variants: comma-separated `key=value` pairs in any order; "" is none. Values of `COMBINED` keys
+      may be several, with `+` between them, in any order.
 
   Returns:
-    The chosen value of each given key.
+    The chosen value of each given key, as it was given.
 
   Raises:
-    ValueError: unknown or repeated key, unknown value, or a part that is no pair.
+    ValueError: unknown or repeated key, unknown or repeated value, a part that is no pair, or a
+      baseline among other methods.
   """
   chosen: dict[str, str] = {}
   for part in filter(None, (part.strip() for part in variants.split(","))):
@@ -109,22 +145,45 @@ def parse_variants(variants: str) -> dict[str, str]:
       raise ValueError(f"variant {part!r} is not of the form key=value; {_key_hint(part)}")
     if key not in VARIANTS:
       raise ValueError(f"unknown variant key {key!r} in {part!r}; {_key_hint(key)}")
-    if value not in VARIANTS[key]:
-      raise ValueError(
-        f"unknown value {value!r} of variant {key!r}; {validation.hint(value, VARIANTS[key])}"
-      )
+    values = _values(key, value)
+    _check_values(key, value, values)
     if key in chosen:
       raise ValueError(
-        f"variant {key!r} is given twice: {chosen[key]!r} and {value!r}; give it once"
+        f"variant {key!r} is given twice: {chosen[key]!r} and {value!r}; {_once(key)}"
       )
-    chosen[key] = value
+    chosen[key] = "+".join(values)
   return chosen
+
+
+def _values(key: str, given: str) -> list[str]:
+  """Splits the value of a key at `+` where its values combine."""
+  return [part.strip() for part in given.split("+")] if key in COMBINED else [given]
+
+
+def _check_values(key: str, given: str, values: list[str]) -> None:
+  """Raises ValueError for the first value that a key does not take, or not beside the others."""
+  of = f"variant {key!r}" if len(values) == 1 else f"variant '{key}={given}'"
+  for i, value in enumerate(values):
+    if value not in VARIANTS[key]:
+      raise ValueError(f"unknown value {value!r} of {of}; {validation.hint(value, VARIANTS[key])}")
+    if value in values[:i]:
+      raise ValueError(f"{of} names {value!r} twice; name it once")
+  alone = COMBINED.get(key)
+  if alone in values and len(values) > 1:
+    others = "+".join(value for value in values if value != alone)
+    raise ValueError(
+      f"{of}: {alone!r} is none of the others and does not combine; nearest valid: '{key}={others}'"
+    )
+
+
+def _once(key: str) -> str:
+  return "give it once" + (", with + between several" if key in COMBINED else "")
 
 
 def _key_hint(text: str) -> str:
   """Names `key=value` where the text is a value without its key, otherwise the nearest key."""
   for key, values in VARIANTS.items():
-    if text in values:
+    if all(part in values for part in _values(key, text)):
       return f"nearest valid: '{key}={text}'"
   return validation.hint(text, VARIANTS)
 
@@ -143,7 +202,7 @@ def apply_variants(
     variants: as in `parse_variants`.
     defaults: the file's own choices for keys that are not given, before `DEFAULTS`.
     recipes: what the file itself overwrites for a chosen value, laid out as `VARIANTS`. It comes
-      last, so that it sees the model and the backbone that were chosen.
+      last, so that it sees what was chosen for the other keys.
 
   Returns:
     The same config.
@@ -154,6 +213,9 @@ def apply_variants(
   chosen = {**DEFAULTS, **(defaults or {}), **parse_variants(variants)}
   for table in (VARIANTS, recipes or {}):
     for key, values in table.items():
-      if chosen[key] in values:
-        values[chosen[key]](config)
+      # In the table's order, so that a+b is the same as b+a.
+      parts = _values(key, chosen[key])
+      for name, overwrite in values.items():
+        if name in parts:
+          overwrite(config)
   return config

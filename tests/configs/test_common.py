@@ -80,12 +80,16 @@ def test_every_config_and_variant_is_valid(name):
     assert config.data.name == name
     for pair in filter(None, variants.split(",")):
       key, value = pair.split("=")
-      assert config.model[{"model": "name", "backbone": "backbone"}[key]] == value
-    if config.model.name == "mask2former" or config.model.backbone.startswith("resnet"):
-      common.validate(config)
-    else:
+      if key != "method":
+        assert config.model[{"model": "name", "backbone": "backbone"}[key]] == value
+    if config.model.name == "deeplabv3plus" and not config.model.backbone.startswith("resnet"):
       with pytest.raises(ValueError, match=r"'deeplabv3plus', which needs a ResNet"):
         common.validate(config)
+    elif config.model.name == "deeplabv3plus" and "frequency_matcher" in variants:
+      with pytest.raises(ValueError, match=r"frequency_matcher=True needs .*'mask2former'"):
+        common.validate(config)
+    else:
+      common.validate(config)
 
 
 @pytest.mark.parametrize("name", CONFIG_FILES)
@@ -111,7 +115,9 @@ def test_every_number_and_choice_is_checked():
     "data.copy_paste_flip",
     "data.copy_paste_repeat_factor",
     "init.checkpoint",
+    "loss.frequency_matcher",
     "model.aspp_dilations",
+    "model.pixel_head",
     "model.remat",
     "predict.save_scores",
   }
@@ -192,6 +198,7 @@ def test_mask2former_is_trained_as_in_the_release(name):
     "decoder_width": 2048,
     "class_head": "softmax",
     "max_targets": 64,
+    "pixel_head": False,
     "deformable_attention": "auto",
     **dict.fromkeys(DEEPLAB_FIELDS),
   }
@@ -205,6 +212,17 @@ def test_mask2former_is_trained_as_in_the_release(name):
     "mask_weight": 5.0,
     "dice_weight": 5.0,
     "no_object_weight": 0.1,
+    "class_loss": "cross_entropy",
+    "seesaw_p": 1.2,
+    "seesaw_q": 1.0,
+    "class_balanced_beta": 0.9999,
+    "logit_adjustment_tau": 1.0,
+    "focal_gamma": 2.0,
+    "frequency_matcher": False,
+    "query_scale": 2.0,
+    "query_threshold": 0.0,
+    "ignored_pixels": "background",
+    "pixel_head_weight": 1.0,
   }
   optimizer = config.optimizer
   assert (optimizer.name, optimizer.learning_rate, optimizer.weight_decay) == ("adamw", 1e-4, 0.05)
@@ -254,6 +272,52 @@ def test_recipes_of_other_backbones(name, backbone, expected):
   )
   for group in ("optimizer", "loss", "train", "batch_size"):
     assert config[group] == standard[group]
+
+
+# What each method changes, for every data set; the thresholds come from the data (0) but for one.
+METHOD_FIELDS = {
+  "rfs": {"data.sampler": "repeat_factor"},
+  "copy_paste": {"data.copy_paste": "random"},
+  "seesaw": {"loss.class_loss": "seesaw"},
+  "frequency_matcher": {"loss.frequency_matcher": True},
+}
+
+
+def flat(config: ml_collections.ConfigDict) -> dict:
+  return {field: config[field] for field in validation.field_names(config)}
+
+
+@pytest.mark.parametrize("model", common.VARIANTS["model"])
+@pytest.mark.parametrize("name", CONFIG_FILES)
+def test_a_method_changes_its_own_fields_only(name, model):
+  baseline = flat(build(name, f"model={model}"))
+  assert flat(build(name, f"model={model},method=baseline")) == baseline
+  for method, fields in METHOD_FIELDS.items():
+    config = flat(build(name, f"method={method},model={model}"))
+    expected = dict(fields)
+    if method == "seesaw" and model == "mask2former":
+      expected["model.class_head"] = "seesaw"
+    if (name, method) == ("ade20k", "rfs"):  # the release's recipe
+      expected |= {"data.repeat_level": "pixel", "data.repeat_threshold": 0.001}
+    assert {
+      field: config[field] for field in config if config[field] != baseline[field]
+    } == expected
+
+
+def test_methods_combine_in_any_order():
+  config = build("ade20k", "method=seesaw+copy_paste + rfs")
+  changed = {
+    field: value for field, value in flat(config).items() if value != flat(build("ade20k"))[field]
+  }
+  assert changed == {
+    "data.sampler": "repeat_factor",
+    "data.repeat_level": "pixel",
+    "data.repeat_threshold": 0.001,
+    "data.copy_paste": "random",
+    "loss.class_loss": "seesaw",
+    "model.class_head": "seesaw",
+  }
+  assert flat(config) == flat(build("ade20k", "method=rfs+copy_paste+seesaw"))
 
 
 # What `make demo` and docs/training.md report was measured with these.
@@ -311,6 +375,7 @@ def test_configs_share_no_state():
 def test_variants_may_come_in_any_order_and_with_spaces():
   expected = {"model": "deeplabv3plus", "backbone": "resnet101"}
   assert common.parse_variants("backbone=resnet101, model=deeplabv3plus,") == expected
+  assert common.parse_variants("method=rfs + seesaw") == {"method": "rfs+seesaw"}
   assert common.parse_variants("") == {}
 
 
@@ -320,7 +385,7 @@ def test_variants_may_come_in_any_order_and_with_spaces():
     (
       "modle=deeplabv3plus",
       "unknown variant key 'modle' in 'modle=deeplabv3plus'; nearest valid: 'model';"
-      " valid: model, backbone",
+      " valid: model, backbone, method",
     ),
     (
       "backbone=resnet5",
@@ -334,7 +399,37 @@ def test_variants_may_come_in_any_order_and_with_spaces():
     (
       "backbone",
       "variant 'backbone' is not of the form key=value; nearest valid: 'backbone';"
-      " valid: model, backbone",
+      " valid: model, backbone, method",
+    ),
+    (
+      "rfs+seesaw",
+      "variant 'rfs+seesaw' is not of the form key=value; nearest valid: 'method=rfs+seesaw'",
+    ),
+    (
+      "method=rfs+copypaste",
+      "unknown value 'copypaste' of variant 'method=rfs+copypaste'; nearest valid: 'copy_paste';"
+      " valid: baseline, rfs, copy_paste, seesaw, frequency_matcher",
+    ),
+    (
+      "method=seesow",
+      "unknown value 'seesow' of variant 'method'; nearest valid: 'seesaw';"
+      " valid: baseline, rfs, copy_paste, seesaw, frequency_matcher",
+    ),
+    ("method=rfs+seesaw+rfs", "variant 'method=rfs+seesaw+rfs' names 'rfs' twice; name it once"),
+    (
+      "method=rfs+baseline+seesaw",
+      "variant 'method=rfs+baseline+seesaw': 'baseline' is none of the others and does not combine;"
+      " nearest valid: 'method=rfs+seesaw'",
+    ),
+    (
+      "method=rfs,method=seesaw",
+      "variant 'method' is given twice: 'rfs' and 'seesaw'; give it once, with + between several",
+    ),
+    (
+      "model=mask2former+deeplabv3plus",
+      "unknown value 'mask2former+deeplabv3plus' of variant 'model'; nearest valid:"
+      " 'deeplabv3plus';"
+      " valid: mask2former, deeplabv3plus",
     ),
     (
       "backbone=resnet50,backbone=resnet101",

@@ -1,0 +1,187 @@
+"""The files of a study: one JSON per finished run, the log of attempts, the guard of its config."""
+
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from ltss_jax import results, run_config
+from ltss_jax.study import plan
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+
+# Evaluation is free to change in a run that is resumed, but not among results that are compared.
+_SCORING_FIELDS = ("min_size", "max_size", "dtype", "logit_adjustment")
+
+
+class Folder:
+  """The paths of a study and what lies there.
+
+  runs/<method>/<seed>/  workdir of `main.py`
+  logs/<method>_<seed>.txt  everything that the run printed
+  results/<method>_<seed>.json  once it has finished
+  attempts.jsonl  a line for each start of a run
+  config.json  of the study, without method and seed
+  """
+
+  def __init__(self, directory: str | os.PathLike):
+    self.path = pathlib.Path(directory).expanduser()
+    self._attempts = self.path / "attempts.jsonl"
+
+  def workdir(self, run: plan.Run) -> pathlib.Path:
+    """Of `main.py`."""
+    return self.path / "runs" / run.method / str(run.seed)
+
+  def log(self, run: plan.Run) -> pathlib.Path:
+    """Of what the run prints, over all of its attempts."""
+    return self.path / "logs" / f"{run.name}.txt"
+
+  def result(self, run: plan.Run) -> pathlib.Path:
+    """Of the JSON that says that the run has finished."""
+    return self.path / "results" / f"{run.name}.json"
+
+  def claim(self, config: ml_collections.ConfigDict) -> None:
+    """Makes the folder that of one config, or compares with the one that it is of.
+
+    Args:
+      config: of the baseline, with the command line's values.
+
+    Raises:
+      ValueError: it holds a study of another config; names the fields.
+    """
+    if (self.path / run_config.FILE_NAME).exists():
+      run_config.check(self.path, config)
+      self._check_scoring(config)
+      return
+    self.path.mkdir(parents=True, exist_ok=True)
+    run_config.write(self.path, config)
+
+  def _check_scoring(self, config: ml_collections.ConfigDict) -> None:
+    saved = json.loads((self.path / run_config.FILE_NAME).read_text())["eval"]
+    for field in _SCORING_FIELDS:
+      if saved[field] != config.eval[field]:
+        raise ValueError(
+          f"{self.path} holds a study with config.eval.{field}={saved[field]!r}, and now it is"
+          f" {config.eval[field]!r}; use another --workdir, or that value"
+        )
+
+  def add_attempt(self, run: plan.Run, attempt: Mapping[str, Any]) -> None:
+    """Logs one start of a run, however it ended."""
+    line = {"method": run.method, "seed": run.seed, **attempt}
+    with self._attempts.open("a", encoding="utf-8") as file:
+      file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+  def _attempts_of(self, run: plan.Run) -> list[dict[str, Any]]:
+    if not self._attempts.exists():
+      return []
+    lines = self._attempts.read_text(encoding="utf-8").splitlines()
+    attempts = [json.loads(line) for line in lines]
+    return [a for a in attempts if (a.pop("method"), a.pop("seed")) == (run.method, run.seed)]
+
+  def collect(self, run: plan.Run, config: str, overrides: Mapping[str, Any]) -> bool:
+    """Writes the JSON of a run whose last step has been evaluated.
+
+    Args:
+      run: which one.
+      config: FILE:variants that it was started with.
+      overrides: field -> value from the command line.
+
+    Returns:
+      Whether it has finished.
+    """
+    if self.result(run).exists():
+      return True
+    resolved = self.workdir(run) / run_config.FILE_NAME
+    if not resolved.exists():
+      return False
+    steps = json.loads(resolved.read_text())["train"]["steps"]
+    record = self.workdir(run) / "eval" / f"{steps}.json"
+    if not record.exists():
+      return False
+    attempts = self._attempts_of(run)
+    last = attempts[-1] if attempts else {}
+    content = {
+      "method": run.method,
+      "seed": run.seed,
+      "config": config,
+      "overrides": dict(overrides),
+      "steps": steps,
+      "commit": last.get("commit"),
+      "machine": last.get("machine"),
+      "seconds": round(sum(attempt["seconds"] for attempt in attempts), 1),
+      "attempts": attempts,
+      "record": json.loads(record.read_text()),
+    }
+    results.write_record(content, self.result(run))
+    return True
+
+  def load(self) -> dict[str, dict[int, dict[str, Any]]]:
+    """Reads all finished runs, also those of earlier commands.
+
+    Returns:
+      Method -> seed -> content of its JSON; the baseline first, single methods before
+      combinations, seeds ascending.
+
+    Raises:
+      ValueError: a file is damaged.
+    """
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for path in sorted((self.path / "results").glob("*.json")):
+      try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found.setdefault(content["method"], {})[content["seed"]] = content
+      except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+          f"{path} is no result of a study ({error!r}); remove it, and the run is collected anew"
+        ) from error
+    return {
+      method: dict(sorted(found[method].items())) for method in sorted(found, key=plan.sort_key)
+    }
+
+
+def commit() -> str | None:
+  """Returns the hash of the code, "+changes" behind it where files differ; None without git."""
+  try:
+    head = _git("rev-parse", "HEAD")
+    return head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no") else "")
+  except (OSError, subprocess.CalledProcessError):
+    return None
+
+
+def _git(*arguments: str) -> str:
+  command = ["git", "-C", str(REPOSITORY), *arguments]
+  return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def machine() -> dict[str, Any]:
+  """Describes what the runs run on: devices as JAX sees them, processor, cores, versions.
+
+  JAX is asked in a process of its own: in this one it would keep the accelerator from the runs.
+  """
+  code = "import jax; d = jax.devices(); print(len(d), 'x', d[0].device_kind)"
+  asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+  return {
+    "devices": asked.stdout.strip() or None,
+    "processor": _processor(),
+    "cores": os.cpu_count(),
+    "system": platform.platform(),
+    "python": platform.python_version(),
+    "jax": importlib.metadata.version("jax"),
+  }
+
+
+def _processor() -> str:
+  """Linux has the name in a file, other systems in `platform`."""
+  cpuinfo = pathlib.Path("/proc/cpuinfo")
+  if cpuinfo.exists():
+    for line in cpuinfo.read_text().splitlines():
+      if line.startswith("model name"):
+        return line.partition(":")[2].strip()
+  return platform.processor() or platform.machine()
