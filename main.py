@@ -4,6 +4,7 @@ python main.py --config=configs/shapes_lt.py --workdir=runs/demo
 """
 
 import os
+from typing import Any
 
 import ml_collections
 from absl import app, flags, logging
@@ -21,30 +22,50 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Folder of the run (local or gs://); default runs/<config and variants>."
 )
-_MODE = flags.DEFINE_enum("mode", "train", ["train", "evaluate", "predict"], "What to do.")
+_MODES = ["train", "evaluate", "predict", "export", "report"]
+_MODE = flags.DEFINE_enum("mode", "train", _MODES, "What to do.")
 _CHECKPOINT = flags.DEFINE_string(
-  "checkpoint", None, "evaluate, predict: folder of converted weights instead of the run's own."
+  "checkpoint",
+  None,
+  "evaluate, predict, export: folder of converted weights instead of the run's own.",
 )
-_INPUT = flags.DEFINE_string("input", None, "predict: folder of images, or one image.")
-_OUTPUT = flags.DEFINE_string("output", None, "predict: folder of the results.")
+_INPUT = flags.DEFINE_string("input", None, "predict: folder of images, one image, or a pattern.")
+_OUTPUT = flags.DEFINE_string(
+  "output", None, "predict, export: folder of the results; report: the HTML file."
+)
+_RUNS = flags.DEFINE_list("runs", [], "report: folders of other runs to compare with.")
 _COORDINATOR = flags.DEFINE_string("coordinator_address", None, "host:port of process 0.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the whole job.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
 flags.mark_flag_as_required("config")
 
 
-@flags.multi_flags_validator(["mode", "checkpoint", "input", "output"])
-def _check_mode(values: dict[str, str | None]) -> bool:
-  mode, paths = values["mode"], [values["input"], values["output"]]
+# Flags that only some modes take.
+_MODES_OF = {
+  "checkpoint": ("evaluate", "predict", "export"),
+  "input": ("predict",),
+  "output": ("predict", "export", "report"),
+  "runs": ("report",),
+}
+_NEEDED = {"predict": ("input", "output"), "export": ("output",)}
+
+
+@flags.multi_flags_validator(["mode", *_MODES_OF])
+def _check_mode(values: dict[str, str | list[str] | None]) -> bool:
+  mode = values["mode"]
   if mode == "train" and values["checkpoint"]:
     raise flags.ValidationError(
       "training starts from the weights of --config.init.checkpoint=DIR; --checkpoint is for"
-      " --mode=evaluate and --mode=predict"
+      " --mode=evaluate, predict and export"
     )
-  if mode == "predict" and not all(paths):
-    raise flags.ValidationError("--mode=predict needs --input=FOLDER and --output=FOLDER")
-  if mode != "predict" and any(paths):
-    raise flags.ValidationError("--input and --output are for --mode=predict")
+  for name, modes in _MODES_OF.items():
+    if values[name] and mode not in modes:
+      of = ", ".join(modes[:-1]) + (" and " if modes[1:] else "") + modes[-1]
+      raise flags.ValidationError(f"--{name} is for --mode={of}, not for {mode}")
+  missing = [name for name in _NEEDED.get(mode, ()) if not values[name]]
+  if missing:
+    needed = " and ".join(f"--{name}=..." for name in _NEEDED[mode])
+    raise flags.ValidationError(f"--mode={mode} needs {needed}; --{missing[0]} is missing")
   return True
 
 
@@ -63,27 +84,34 @@ def main(argv: list[str]) -> None:
 
 def _run(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Each mode imports what it needs: TensorBoard's libraries are for training only."""
+  weights = _CHECKPOINT.value
   if _MODE.value == "predict":
     from ltss_jax import predict
 
-    predict.predict(
-      config,
-      workdir,
-      source=_INPUT.value,
-      output=_OUTPUT.value,
-      weights=_CHECKPOINT.value,
-    )
-    return
-  from ltss_jax import results
+    predict.predict(config, workdir, source=_INPUT.value, output=_OUTPUT.value, weights=weights)
+  elif _MODE.value == "export":
+    from ltss_jax import export
 
-  if _MODE.value == "evaluate":
+    export.export(config, workdir, output=_OUTPUT.value, weights=weights)
+  elif _MODE.value == "report":
+    from ltss_jax import report
+
+    path = report.report(workdir, tuple(_RUNS.value), _OUTPUT.value)
+    logging.info("The report is %s", path)
+  elif _MODE.value == "evaluate":
     from ltss_jax import evaluation_run
 
-    record = evaluation_run.evaluate_checkpoint(config, workdir, _CHECKPOINT.value)
+    _show(evaluation_run.evaluate_checkpoint(config, workdir, weights), workdir)
   else:
     from ltss_jax import train
 
-    record = train.train(config, workdir)
+    _show(train.train(config, workdir), workdir)
+
+
+def _show(record: dict[str, Any] | None, workdir: str) -> None:
+  """Prints the table of results; a training that was told to stop has none."""
+  from ltss_jax import results
+
   if record is not None:
     print(results.format_table(record))
     logging.info("Everything about this run is in %s", workdir)

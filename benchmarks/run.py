@@ -4,7 +4,10 @@ Times are medians over repetitions that alternate between the two candidates; re
 the milliseconds, on a machine that is shared.
 """
 
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -77,7 +80,7 @@ def labels_at_original_size() -> None:
     return resize_labels.argmax(block, 171, 480 * 640, taps)
 
   compare(
-    "resize and argmax by gathers",
+    "resize and argmax",
     labels,
     "jax.image.resize",
     lambda s: jnp.argmax(
@@ -85,6 +88,12 @@ def labels_at_original_size() -> None:
     ),
     scores,
   )
+
+
+def labels_and_counts_on_one_core() -> None:
+  """Resize of 171 score maps, argmax and counts against OpenCV and NumPy, on one core."""
+  command = [sys.executable, "-m", "benchmarks.label_counts"]
+  subprocess.run(command, check=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
 
 
 def training_and_evaluation() -> None:
@@ -154,6 +163,7 @@ def main(argv: list[str]) -> None:
   print(f"{jax.device_count()} x {jax.devices()[0].device_kind}, jax {jax.__version__}")
   hard_pixel_mining()
   labels_at_original_size()
+  labels_and_counts_on_one_core()
   training_and_evaluation()
   against_transformers.main()
 

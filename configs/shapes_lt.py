@@ -53,6 +53,7 @@ def get_config(variants: str = "") -> ml_collections.ConfigDict:
   config.data.num_workers = 2
   config.train.steps = 800
   config.train.log_every_steps = 20
+  config.train.log_images_every_steps = 400
   config.eval.every_steps = 400
   config.eval.min_size = 0
   config.eval.batch_size = 16

@@ -166,15 +166,29 @@ RANGES = {
   "train.grad_accumulation": _COUNT,
   "train.log_every_steps": _COUNT,
   "train.max_nonfinite_steps": _COUNT_OR_0,
+  "train.log_images_every_steps": _COUNT_OR_0,
+  "train.log_images": _COUNT,
   "eval.every_steps": _COUNT_OR_0,
   "eval.min_size": _COUNT_OR_0,
   "eval.max_size": _COUNT,
   "eval.batch_size": _COUNT,
   "eval.logit_adjustment": Range(0),
+  "eval.scales_max_size": _COUNT,
+  "eval.window": Range(_SMALLEST_CROP, special=0),
+  "eval.window_stride": _COUNT_OR_0,
+  "eval.shape_multiple": _COUNT,
   "eval.step": Range(-1),
+  "predict.max_pixels": _COUNT,
+  "export.batch_size": _COUNT_OR_0,
+  "export.height": _COUNT_OR_0,
+  "export.width": _COUNT_OR_0,
   "checkpoint.every_steps": _COUNT_OR_0,
   "checkpoint.keep": _COUNT,
 }
+
+
+# As jax.export names them.
+_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def hint(value: object, valid: Iterable[object]) -> str:
@@ -221,6 +235,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
   _validate_dilations(config.model.aspp_dilations)
   _validate_model(config.model)
   _validate_methods(config)
+  _validate_platforms(config.export.platforms)
   _validate_pairs(config)
 
 
@@ -231,6 +246,20 @@ def _validate_dilations(dilations: tuple) -> None:
     raise ValueError(
       f"config.model.aspp_dilations={dilations!r} must be whole numbers of at least 1,"
       " as in (6, 12, 18)"
+    )
+
+
+def _validate_platforms(platforms: tuple) -> None:
+  for name in platforms:
+    if name not in _PLATFORMS:
+      raise ValueError(
+        f"config.export.platforms={platforms!r} holds {name!r}; valid: {', '.join(_PLATFORMS)}"
+        " (cuda is NVIDIA's, rocm AMD's)"
+      )
+  if not platforms or len(set(platforms)) < len(platforms):
+    raise ValueError(
+      f"config.export.platforms={platforms!r} must name at least one platform, and each once, as in"
+      " ('cpu', 'cuda')"
     )
 
 
@@ -297,6 +326,30 @@ def _validate_copy_paste(data: ml_collections.ConfigDict) -> None:
     )
 
 
+def _validate_views(options: ml_collections.ConfigDict) -> None:
+  """Checks the fields of test-time augmentation against each other."""
+  if not all(isinstance(scale, int) and scale >= 1 for scale in options.scales):
+    raise ValueError(
+      f"config.eval.scales={options.scales!r} must be shorter sides, whole numbers of at least 1,"
+      " as in (384, 512, 640); () keeps config.eval.min_size"
+    )
+  if options.scales and max(options.scales) > options.scales_max_size:
+    raise ValueError(
+      f"config.eval.scales_max_size={options.scales_max_size} must be at least the largest of"
+      f" config.eval.scales={tuple(options.scales)!r}; nearest valid: {max(options.scales)}"
+    )
+  if options.window_stride > options.window:
+    raise ValueError(
+      f"config.eval.window_stride={options.window_stride} must be at most config.eval.window="
+      f"{options.window}, or pixels between the windows are never seen; 0 is two thirds of it"
+    )
+  if options.window and options.shape_multiple > 1:
+    raise ValueError(
+      f"config.eval.window={options.window} does not go with config.eval.shape_multiple="
+      f"{options.shape_multiple}: windows have one shape anyway; set one of them to its default"
+    )
+
+
 def _validate_pairs(config: ml_collections.ConfigDict) -> None:
   """Checks the fields that only make sense together."""
   data, train = config.data, config.train
@@ -311,6 +364,7 @@ def _validate_pairs(config: ml_collections.ConfigDict) -> None:
       f" config.data.max_factor={data.max_factor}"
     )
   _validate_copy_paste(data)
+  _validate_views(config.eval)
   if config.eval.min_size > config.eval.max_size:
     raise ValueError(
       f"config.eval.min_size={config.eval.min_size} must be at most"

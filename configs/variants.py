@@ -70,6 +70,7 @@ def crops_of_640(config: ml_collections.ConfigDict) -> None:
   config.data.max_size = 2560
   config.eval.min_size = 640
   config.eval.max_size = 2560
+  config.eval.scales_max_size = 4480
 
 
 def _nothing(config: ml_collections.ConfigDict) -> None:

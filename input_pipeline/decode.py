@@ -22,10 +22,25 @@ def _image_errors(name: str) -> Iterator[None]:
     ) from error
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
+def upright_rgb(image: Image.Image) -> Image.Image:
+  """Turns an image upright by its EXIF orientation and converts it to 8-bit RGB.
+
+  Args:
+    image: of any mode; transparency is dropped, of 16 bits the upper 8 are kept.
+
+  Returns:
+    RGB; the same image where it is that already.
+  """
   image.load()
   ImageOps.exif_transpose(image, in_place=True)
-  return image if image.mode == "RGB" else image.convert("RGB")
+  if image.mode == "RGB":
+    return image
+  if image.mode == "I" or image.mode.startswith("I;16"):  # whose conversion would clip at 255
+    values = np.asarray(image)  # [H, W]
+    if image.mode != "I" or values.max() > 255:
+      values = values >> 8
+    image = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+  return image.convert("RGB")
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
@@ -42,7 +57,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     ValueError: if the bytes cannot be decoded.
   """
   with _image_errors(name), Image.open(io.BytesIO(data)) as image:
-    return np.array(_upright_rgb(image))  # [H, W, 3]
+    return np.array(upright_rgb(image))  # [H, W, 3]
 
 
 class EncodedImage:
@@ -84,7 +99,7 @@ class EncodedImage:
       if least_size is not None and image.format == "JPEG":
         height, width = least_size
         image.draft(None, (height, width) if self._turned else (width, height))
-      return _upright_rgb(image)
+      return upright_rgb(image)
 
 
 def decode_label(data: bytes, name: str) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Test batches: every record once, grouped by the exact shape the model is fed.
 
-Padding would change results, so a batch holds images of one input shape only, and a short batch is
-filled with dummies that carry no label.
+Padding would change results, so a batch holds images of one input shape only, unless the caller
+asks for rounded shapes, and a short batch is filled with dummies that carry no label.
 """
 
 import collections
@@ -31,12 +31,15 @@ class EvalBatch:
     labels: b arrays, uint8 or uint16 [H_i, W_i]; None for a dummy.
     indices: int32 [b], record of each image; -1 for a dummy.
     file_names: b names; "" for a dummy.
+    sizes: b (height, width) of the images in `image`, the rest of which is 0: they are equal to its
+      own unless shapes are rounded.
   """
 
   image: np.ndarray
   labels: list[np.ndarray | None]
   indices: np.ndarray
   file_names: list[str]
+  sizes: list[tuple[int, int]]
 
 
 class EvalBatches:
@@ -50,6 +53,9 @@ class EvalBatches:
     max_size: limit of its longer side in pixels (not applied to native sizes).
     process_index: p of this process, which gets the records i with i % P == p.
     process_count: P, number of processes; one that gets no record has no batches.
+    shape_multiple: images are padded on the right and below to multiples of this, so that fewer
+      shapes are compiled; 1: not at all. Padding changes results.
+    only: records to read, if not all.
     num_threads: threads that decode and resize; as many as there are cores if None.
 
   Attributes:
@@ -70,6 +76,8 @@ class EvalBatches:
     max_size: int,
     process_index: int = 0,
     process_count: int = 1,
+    shape_multiple: int = 1,
+    only: Sequence[int] | None = None,
     num_threads: int | None = None,
   ):
     heights, widths = sizes
@@ -87,9 +95,13 @@ class EvalBatches:
     self._sizes = [(int(height), int(width)) for height, width in zip(heights, widths, strict=True)]
     self._rows = batch_size // process_count
     self._num_threads = num_threads or os.cpu_count() or 1
+    self._input_sizes = {}
     groups = collections.defaultdict(list)
-    for index in range(process_index, len(source), process_count):
-      groups[eval_size(*self._sizes[index], min_size, max_size)].append(index)
+    wanted = range(len(source)) if only is None else only
+    for index in wanted[process_index::process_count]:
+      size = eval_size(*self._sizes[index], min_size, max_size)
+      self._input_sizes[index] = size
+      groups[tuple(-(-side // shape_multiple) * shape_multiple for side in size)].append(index)
     # The largest shape first: if memory does not suffice, it shows at once.
     self.shapes = sorted(groups, key=lambda shape: (-shape[0] * shape[1], shape))
     self._batches = [
@@ -109,7 +121,7 @@ class EvalBatches:
     waiting = collections.deque()
     try:
       for shape, indices in self._batches:
-        waiting.append((shape, indices, [pool.submit(self._load, i, shape) for i in indices]))
+        waiting.append((shape, indices, [pool.submit(self._load, i) for i in indices]))
         if len(waiting) > _PREFETCHED_BATCHES:
           yield self._assemble(*waiting.popleft())
       while waiting:
@@ -117,7 +129,7 @@ class EvalBatches:
     finally:
       pool.shutdown(cancel_futures=True)
 
-  def _load(self, index: int, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, str]:
+  def _load(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
     record = read_record(self._source, index)
     name = record["file_name"]
     image = decode_image(record["image"], name)  # [H, W, 3]
@@ -127,7 +139,7 @@ class EvalBatches:
         f"{name}: the image has size {image.shape[:2]}, its label {label.shape} and the statistics "
         f"say {self._sizes[index]} (height, width); they must be equal. Prepare the data again."
       )
-    return resize_image(image, *shape), label, name  # [h, w, 3], [H, W]
+    return resize_image(image, *self._input_sizes[index]), label, name  # [h, w, 3], [H, W]
 
   def _assemble(
     self, shape: tuple[int, int], indices: list[int], loading: Sequence[futures.Future]
@@ -138,7 +150,10 @@ class EvalBatches:
       labels=[None] * self._rows,
       indices=np.array([*indices, *[-1] * dummies], np.int32),
       file_names=[""] * self._rows,
+      sizes=[*(self._input_sizes[index] for index in indices), *[shape] * dummies],
     )
     for row, future in enumerate(loading):
-      batch.image[row], batch.labels[row], batch.file_names[row] = future.result()
+      height, width = batch.sizes[row]
+      image, batch.labels[row], batch.file_names[row] = future.result()
+      batch.image[row, :height, :width] = image
     return batch

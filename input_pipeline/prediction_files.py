@@ -2,17 +2,24 @@
 
 import collections
 import io
+import json
 import os
-from collections.abc import Sequence
+import pathlib
+import re
+import tempfile
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from input_pipeline.decode import decode_image
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
+_PATTERN = re.compile(r"[*?[]")
+SUMMARY_FILE, RUN_LENGTH_FILE = "summary.json", "predictions.json"
 
 
 class ImageError(ValueError):
@@ -23,7 +30,8 @@ def list_images(source: epath.PathLike) -> list[epath.Path]:
   """Lists what is to be predicted.
 
   Args:
-    source: a folder, whose subfolders and hidden files are left out, or one image file.
+    source: a folder, whose subfolders and hidden files are left out; one image file; or a pattern
+      of files, such as photos/2024-*/*.jpg, where ** stands for any depth of folders.
 
   Returns:
     Paths, sorted by name.
@@ -34,18 +42,43 @@ def list_images(source: epath.PathLike) -> list[epath.Path]:
   source = epath.Path(source).expanduser()
   if source.is_file():
     return [source]
-  if not source.is_dir():
-    raise FileNotFoundError(f"--input={source} does not exist; give a folder or an image file")
-  images = [
-    path
-    for path in sorted(source.iterdir(), key=lambda path: path.name)
-    if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and not path.is_dir()
-  ]
-  if not images:
+  if source.is_dir():
+    images = _images_among(source.iterdir())
+    if not images:
+      raise FileNotFoundError(
+        f"--input={source} holds no images ({', '.join(IMAGE_SUFFIXES)}; subfolders are not"
+        " searched, but --input=FOLDER/**/*.jpg is)"
+      )
+    return images
+  if not _PATTERN.search(str(source)):
     raise FileNotFoundError(
-      f"--input={source} holds no images ({', '.join(IMAGE_SUFFIXES)}; subfolders are not searched)"
+      f"--input={source} does not exist; give a folder, an image file or a pattern such as *.jpg"
     )
+  images = _images_among(_glob(source))
+  if not images:
+    raise FileNotFoundError(f"--input={source} matches no images ({', '.join(IMAGE_SUFFIXES)})")
   return images
+
+
+def _images_among(paths: Iterable[epath.Path]) -> list[epath.Path]:
+  images = (
+    path
+    for path in paths
+    if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and not path.is_dir()
+  )
+  return sorted(images, key=lambda path: (path.name, str(path)))
+
+
+def _glob(pattern: epath.Path) -> Iterable[epath.Path]:
+  """The paths that a pattern matches, from its last folder without wildcards on."""
+  parts = pattern.parts
+  first = next(i for i, part in enumerate(parts) if _PATTERN.search(part))
+  folder, rest = epath.Path(*parts[:first]), "/".join(parts[first:])
+  if not folder.is_dir():
+    return ()
+  if "**" in rest and "://" not in str(folder):  # which etils refuses everywhere
+    return map(epath.Path, pathlib.Path(folder).glob(rest))
+  return folder.glob(rest)
 
 
 def output_names(image: epath.Path) -> tuple[str, str, str]:
@@ -53,8 +86,14 @@ def output_names(image: epath.Path) -> tuple[str, str, str]:
   return f"{image.stem}.png", f"{image.stem}_overlay.png", f"{image.stem}.npz"
 
 
+def part_name(name: str, index: int, count: int) -> str:
+  """Name of the file of process `index` of `count`: "summary-1-of-4.json"; of one alone, `name`."""
+  path = pathlib.PurePath(name)
+  return name if count == 1 else f"{path.stem}-{index}-of-{count}{path.suffix}"
+
+
 def check_output(images: Sequence[epath.Path], output: epath.PathLike) -> epath.Path:
-  """Makes sure that the output overwrites no input, and no other output.
+  """Makes sure that the output can be written and overwrites no input, and no other output.
 
   Args:
     images: inputs.
@@ -64,11 +103,10 @@ def check_output(images: Sequence[epath.Path], output: epath.PathLike) -> epath.
     The folder.
 
   Raises:
-    ValueError: names the files that are in each other's way.
+    ValueError: names the files that are in each other's way, or says why none can be written.
   """
   output = epath.Path(output).expanduser()
-  if output.exists() and not output.is_dir():
-    raise ValueError(f"--output={output} is a file; give a folder")
+  check_writable(output)
   if os.path.realpath(output) in {os.path.realpath(image.parent) for image in images}:
     raise ValueError(
       f"--output={output} is the folder of the input images, which results could overwrite; give"
@@ -77,7 +115,7 @@ def check_output(images: Sequence[epath.Path], output: epath.PathLike) -> epath.
   makers = collections.defaultdict(list)
   for image in images:
     for name in output_names(image):
-      makers[name].append(image.name)
+      makers[name].append(str(image))
   clashes = {name: of for name, of in makers.items() if len(of) > 1}
   if clashes:
     name, of = next(iter(clashes.items()))
@@ -88,18 +126,60 @@ def check_output(images: Sequence[epath.Path], output: epath.PathLike) -> epath.
   return output
 
 
-def image_size(path: epath.Path) -> tuple[int, int]:
-  """(height, width) in pixels of the upright image, from the file's header where it says so.
+def check_writable(output: epath.Path) -> None:
+  """Tries to make a file in a folder, or in the one that it would be made in.
 
   Raises:
-    ImageError: the file is no image or cannot be read.
+    ValueError: that does not work, or the output is a file.
+  """
+  if output.exists() and not output.is_dir():
+    raise ValueError(f"--output={output} is a file; give a folder")
+  if "://" in str(output):  # Remote stores have no such test that costs nothing.
+    return
+  folder = output
+  while not folder.exists():
+    folder = folder.parent
+  try:
+    with tempfile.TemporaryFile(dir=os.fspath(folder)):
+      pass
+  except OSError as error:
+    raise ValueError(
+      f"--output={output} cannot be written ({folder}: {error.strerror}); give a folder that you"
+      " may write to"
+    ) from error
+
+
+def image_size(path: epath.Path, max_pixels: int | None = None) -> tuple[int, int]:
+  """(height, width) in pixels of the upright image, from the file's header where it says so.
+
+  Args:
+    path: of the image.
+    max_pixels: images of more are refused; None for no limit but Pillow's own.
+
+  Raises:
+    ImageError: the file is no image, cannot be read or is too large.
   """
   try:
     with path.open("rb") as file, Image.open(file) as image:
       sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
-      return (image.width, image.height) if sideways else (image.height, image.width)
+      size = (image.width, image.height) if sideways else (image.height, image.width)
+  except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    raise ImageError(f"{path}: too large to be read safely ({error}); make it smaller") from error
   except Exception as error:  # Pillow's decoders raise a dozen unrelated types on bad bytes.
-    raise ImageError(f"{path}: not a readable image ({error})") from error
+    raise ImageError(f"{path}: not a readable image ({_reason(path, error)})") from error
+  if max_pixels is not None and size[0] * size[1] > max_pixels:
+    raise ImageError(
+      f"{path}: {size[1]} x {size[0]} are {size[0] * size[1]:,} pixels, more than"
+      f" config.predict.max_pixels={max_pixels:,}; make it smaller, cut it up, or raise the limit,"
+      " at some 30 bytes of memory a pixel"
+    )
+  return size
+
+
+def _reason(path: epath.Path, error: Exception) -> str:
+  if not isinstance(error, UnidentifiedImageError):
+    return str(error)
+  return "no image of a known kind" if path.stat().length else "the file is empty"
 
 
 def read_image(path: epath.Path) -> np.ndarray:
@@ -129,6 +209,30 @@ def write_png(path: epath.Path, image: np.ndarray) -> None:
   data = io.BytesIO()
   Image.fromarray(image).save(data, format="PNG", compress_level=1)  # a fifth larger, much faster
   path.write_bytes(data.getvalue())
+
+
+class JsonListWriter:
+  """A JSON list that grows entry by entry and appears, complete, when it is closed.
+
+  Args:
+    path: of the file; an earlier one is replaced.
+  """
+
+  def __init__(self, path: epath.Path):
+    self._path, self._unfinished = path, path.with_name(f"{path.name}.unfinished")
+    self._file = self._unfinished.open("w")
+    self._separator = "["
+
+  def write(self, entry: Any) -> None:
+    """Appends one entry, on a line of its own."""
+    self._file.write(f"{self._separator}\n{json.dumps(entry, ensure_ascii=False)}")
+    self._separator = ","
+
+  def close(self) -> None:
+    """Ends the list and puts the file in its place."""
+    self._file.write("[]\n" if self._separator == "[" else "\n]\n")
+    self._file.close()
+    self._unfinished.replace(self._path)
 
 
 def write_scores(path: epath.Path, scores: np.ndarray) -> None:

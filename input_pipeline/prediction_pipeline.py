@@ -6,11 +6,13 @@ As in evaluation, nothing is padded to a common size, and a short batch is fille
 import collections
 import dataclasses
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 
 import numpy as np
 from etils import epath
+from PIL import Image
 
 from input_pipeline import prediction_files
 from input_pipeline.prediction_files import ImageError
@@ -18,6 +20,8 @@ from input_pipeline.resize import eval_size, resize_image
 
 # Batches decoded ahead of the one handed out.
 _PREFETCHED_BATCHES = 1
+# A batch holds at most so many pixels of original images, unless one image has more.
+_BATCH_PIXELS = 1 << 25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +47,7 @@ def prediction_batches(
   min_size: int,
   max_size: int,
   failed: Callable[[epath.Path, ImageError], None],
+  max_pixels: int | None = None,
 ) -> Iterator[PredictionBatch]:
   """Yields every readable image once, while threads prepare the next batch.
 
@@ -53,13 +58,15 @@ def prediction_batches(
     min_size: wanted length of the model input's shorter side in pixels; 0 keeps the native size.
     max_size: limit of its longer side in pixels (not applied to native sizes).
     failed: called with the file and the reason where one cannot be read.
+    max_pixels: of an original image; larger ones are refused. None for no limit.
   """
   with futures.ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="images") as pool:
     groups = collections.defaultdict(list)
-    sizes = [(path, pool.submit(prediction_files.image_size, path)) for path in paths]
-    for path, size in sizes:
+    for path, size in _sizes(paths, pool, max_pixels):
       try:
-        groups[eval_size(*size.result(), min_size, max_size)].append((size.result(), path))
+        shape = eval_size(*size.result(), min_size, max_size)
+        _check_input(path, shape, max_size)
+        groups[shape].append((size.result(), path))
       except ImageError as error:
         failed(path, error)
     waiting = collections.deque()
@@ -72,12 +79,35 @@ def prediction_batches(
       yield from _assemble(*waiting.popleft(), failed)
 
 
+def _sizes(
+  paths: Sequence[epath.Path], pool: futures.Executor, max_pixels: int | None
+) -> list[tuple[epath.Path, futures.Future]]:
+  """Returns (path, size or error) of every image."""
+  with warnings.catch_warnings():  # max_pixels is the limit, not Pillow's first one
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    sizes = [(path, pool.submit(prediction_files.image_size, path, max_pixels)) for path in paths]
+    futures.wait([size for _, size in sizes])
+  return sizes
+
+
+def _check_input(path: epath.Path, shape: tuple[int, int], max_size: int) -> None:
+  """Refuses native sizes that would fill the memory of any device; others never come so far."""
+  if shape[0] * shape[1] > max_size**2:
+    raise ImageError(
+      f"{path}: {shape[1]} x {shape[0]} are too many pixels for a model's input, which"
+      f" config.eval.min_size=0 leaves at its native size; more than config.eval.max_size="
+      f"{max_size} squared are refused. Give --config.eval.min_size=512, say"
+    )
+
+
 def _batches(groups: dict, batch_size: int, multiple: int) -> Iterator[tuple]:
   """Yields (shape, rows of the batch, [(size, path)]); all batches of a shape have equal rows."""
   # The largest shape first: if memory does not suffice, it shows at once.
   for shape in sorted(groups, key=lambda shape: (-shape[0] * shape[1], shape)):
     images = sorted(groups[shape])  # neighbours are of equal size, so their label maps are too
-    rows = -(-min(batch_size, len(images)) // multiple) * multiple
+    largest = max(height * width for (height, width), _ in images)
+    rows = min(batch_size, len(images), max(1, _BATCH_PIXELS // largest))
+    rows = -(-rows // multiple) * multiple
     for first in range(0, len(images), rows):
       yield shape, rows, images[first : first + rows]
 

@@ -1,1 +1,22 @@
-"""Training and evaluation of long-tailed semantic segmentation models in JAX."""
+"""Training, evaluation and use of long-tailed semantic segmentation models in JAX.
+
+from ltss_jax import load
+model = load("runs/demo")
+result = model("photo.jpg")  # Segmentation(labels, scores, classes)
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from ltss_jax.api import Model, Segmentation, load
+
+__all__ = ["Model", "Segmentation", "load"]
+
+
+def __getattr__(name: str) -> Any:
+  """Imports the interface when it is first used: `import ltss_jax` alone costs nothing."""
+  if name not in __all__:
+    raise AttributeError(f"module 'ltss_jax' has no attribute {name!r}")
+  from ltss_jax import api
+
+  return {"Model": api.Model, "Segmentation": api.Segmentation, "load": api.load}[name]

@@ -1,6 +1,7 @@
 """From the config to what runs: the only place where config fields meet models and pipelines."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import ml_collections
 import numpy as np
@@ -9,7 +10,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from input_pipeline import class_stats, copy_paste, pipeline, repeat_factor
-from ltss_jax import architectures, optimizer
+from ltss_jax import architectures, evaluate, optimizer, views
 from ltss_jax.dataset import Dataset
 from ltss_jax.losses import class_losses, mask_criterion
 from ltss_jax.models import backbones, deeplabv3plus, functional, mask2former
@@ -324,6 +325,34 @@ def train_pipeline_config(
     copy_paste=_copy_paste(config, dataset),
     source_weights=factors if data.copy_paste_repeat_factor else None,
   )
+
+
+def build_predictor(
+  config: ml_collections.ConfigDict,
+  architecture: architectures.Architecture,
+  mesh: Mesh,
+  flip_pairs: Sequence[tuple[int, int]],
+) -> evaluate.Predictor:
+  """The predictor of the views and windows that `config.eval` asks for.
+
+  Args:
+    config: of the run; its batches are to be of `config.eval.min_size`.
+    architecture: the model.
+    mesh: of this process's own devices.
+    flip_pairs: classes that swap in a mirrored image.
+  """
+  options = config.eval
+  if options.window:
+    stride = options.window_stride or -(-2 * options.window // 3)
+    architecture = architectures.over_windows(architecture, options.window, stride)
+  view_options = views.ViewOptions(
+    scales=tuple(options.scales),
+    max_size=options.scales_max_size,
+    flip=options.flip,
+    flip_pairs=tuple(flip_pairs),
+    shape_multiple=options.shape_multiple,
+  )
+  return evaluate.Predictor(architecture, mesh, view_options)
 
 
 def checkpoint_directory(workdir: epath.PathLike) -> epath.Path:

@@ -1,16 +1,30 @@
 """Evaluating states of a run or converted weights: counts, results record, eval/<name>.json."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from absl import logging
 from etils import epath
 
 from input_pipeline import eval_pipeline, prepared
-from ltss_jax import build, evaluate, inference_weights, mesh as mesh_lib, results
+from ltss_jax import (
+  build,
+  evaluate,
+  examples,
+  inference_weights,
+  mesh as mesh_lib,
+  results,
+  run_length,
+  workdir as files,
+)
 from ltss_jax.dataset import Dataset, prepare_run
+
+# Images on which the effect of rounded input shapes is measured, spread over the split.
+_SAMPLE_IMAGES = 32
 
 
 class EvaluationRun:
@@ -40,10 +54,14 @@ class EvaluationRun:
       "config.eval.batch_size", config.eval.batch_size, jax.device_count(), "devices"
     )
     self._mesh = mesh_lib.data_mesh(jax.local_devices())
-    self._predictor = evaluate.Predictor(self.architecture, self._mesh)
+    self._predictor = build.build_predictor(
+      config, self.architecture, self._mesh, dataset.metadata.flip_pairs
+    )
 
   def __call__(self, name: int | str, params: Any, stats: Any) -> dict[str, Any]:
-    """Evaluates one state and writes its results.
+    """Evaluates one state and writes its results, <name>.json and <name>_confusion.npz.
+
+    `config.eval.save_json` asks for <name>_predictions.json as well.
 
     Args:
       name: the state's step, or the name of its weights.
@@ -54,23 +72,21 @@ class EvaluationRun:
       The record of eval/<name>.json.
     """
     dataset, options = self._dataset, self._config.eval
-    counts = dataset.val_counts
-    batches = eval_pipeline.EvalBatches(
-      prepared.open_source(dataset.directory, "val"),
-      (counts.height, counts.width),
-      batch_size=options.batch_size,
-      min_size=options.min_size,
-      max_size=options.max_size,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-    )
+    weights = [evaluate.local_replica(tree, self._mesh) for tree in (params, stats)]
+    entries: dict[int, list[dict[str, Any]]] = {}
+
+    def keep_entries(one: evaluate.PredictedLabel) -> None:
+      entries[one.index] = run_length.label_entries(
+        one.prediction, dataset.metadata.dataset_ids, one.file_name
+      )
+
     confusion = evaluate.confusion_matrix(
       self._predictor,
-      evaluate.local_replica(params, self._mesh),
-      evaluate.local_replica(stats, self._mesh),
-      batches,
+      *weights,
+      self._batches(options.shape_multiple),
       num_classes=dataset.metadata.num_classes,
       ignore_label=dataset.metadata.ignore_label,
+      **({"visit": keep_entries} if options.save_json else {}),
     )
     record = results.make_record(
       confusion,
@@ -80,11 +96,67 @@ class EvaluationRun:
       image_groups=dataset.image_groups,
       pixel_groups=dataset.pixel_groups,
     )
+    if options.shape_multiple > 1:
+      record["rounded_shapes"] = self._effect_of_rounding(*weights)
+    if options.save_json:
+      self._write_entries(name, entries)
     if jax.process_index() == 0:
       results.write_record(record, self._path(name))
+      with self._path(name, "_confusion.npz").open("wb") as file:
+        np.savez_compressed(file, confusion=confusion)
     what = f"step {name}" if isinstance(name, int) else name
     logging.info("%s: %s", what, results.summary_line(record))
     return record
+
+  def _batches(
+    self, shape_multiple: int, only: Sequence[int] | None = None
+  ) -> eval_pipeline.EvalBatches:
+    """This process's share of the validation images, or of those of the given records."""
+    counts, options = self._dataset.val_counts, self._config.eval
+    return eval_pipeline.EvalBatches(
+      prepared.open_source(self._dataset.directory, "val"),
+      (counts.height, counts.width),
+      batch_size=options.batch_size,
+      min_size=options.min_size,
+      max_size=options.max_size,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      shape_multiple=shape_multiple,
+      only=only,
+    )
+
+  def _effect_of_rounding(self, params: Any, stats: Any) -> dict[str, Any]:
+    """Share of a sample's pixels whose label is another one at the exact shape."""
+    multiple = self._config.eval.shape_multiple
+    number = len(self._dataset.val_counts)
+    sample = np.unique(np.linspace(0, number - 1, _SAMPLE_IMAGES).astype(int)).tolist()
+    by_multiple = []
+    for batches in (self._batches(multiple, sample), self._batches(1, sample)):
+      labels = evaluate.predicted_labels(self._predictor, params, stats, batches)
+      by_multiple.append({one.index: one.prediction for one in labels})
+    rounded, exact = by_multiple
+    different = sum(int(np.sum(rounded[index] != exact[index])) for index in exact)
+    pixels = sum(label.size for label in exact.values())
+    different, pixels = evaluate.sum_over_processes(np.array([[different, pixels]]))[0].tolist()
+    share = round(100 * different / pixels, results.PERCENT_DIGITS)
+    logging.info(
+      "config.eval.shape_multiple=%d: %d input shapes instead of %d; %s %% of the pixels of %d "
+      "sampled images have another label than at their exact shapes",
+      multiple,
+      len(self._batches(multiple).shapes),
+      len(self._batches(1).shapes),
+      share,
+      len(sample),
+    )
+    return {"shape_multiple": multiple, "sample_images": len(sample), "changed_pixels": share}
+
+  def _write_entries(self, name: int | str, entries: dict[int, list[dict[str, Any]]]) -> None:
+    """Process 0 writes the entries of all processes, in the order of the records."""
+    parts = evaluate.gather_bytes(json.dumps(entries).encode())
+    if jax.process_index() == 0:
+      every = {int(index): part for text in parts for index, part in json.loads(text).items()}
+      ordered = [entry for index in sorted(every) for entry in every[index]]
+      run_length.write(self._path(name, "_predictions.json"), ordered)
 
   def results(self, name: int | str) -> dict[str, Any]:
     """The record that was written for a step, or for weights of a name.
@@ -97,8 +169,13 @@ class EvaluationRun:
       raise FileNotFoundError(f"{path} does not exist; --mode=evaluate writes it anew")
     return json.loads(path.read_text())
 
-  def _path(self, name: int | str) -> epath.Path:
-    return self._directory / f"{name}.json"
+  @property
+  def predictor(self) -> evaluate.Predictor:
+    """With the programs of all shapes evaluated so far, on a mesh of this process's devices."""
+    return self._predictor
+
+  def _path(self, name: int | str, ending: str = ".json") -> epath.Path:
+    return self._directory / f"{name}{ending}"
 
 
 def scalars(record: dict[str, Any]) -> dict[str, float]:
@@ -140,4 +217,8 @@ def evaluate_checkpoint(
   else:
     name = epath.Path(weights).name
     state = inference_weights.of_directory(config, weights, evaluation.architecture)
-  return evaluation(name, *state)
+  record = evaluation(name, *state)
+  if jax.process_index() == 0 and config.train.report:
+    chosen = examples.Examples(config, dataset, evaluation.predictor)
+    examples.keep(chosen, *state, files.examples(workdir, name))
+  return record

@@ -1,5 +1,6 @@
 """Prediction: label maps, their pictures and, on request, scores of a folder of images."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,39 +9,62 @@ import ml_collections
 import numpy as np
 from absl import logging
 from etils import epath
+from jax.sharding import Mesh
 
 from configs import common
 from input_pipeline import prediction_files, prediction_pipeline
 from input_pipeline.prediction_files import ImageError
 from input_pipeline.prediction_pipeline import PredictionBatch
-from ltss_jax import build, dataset, evaluate, inference_weights, mesh as mesh_lib, palette
+from input_pipeline.prepared import ClassMetadata
+from ltss_jax import (
+  architectures,
+  build,
+  dataset,
+  evaluate,
+  inference_weights,
+  mesh as mesh_lib,
+  prediction_writer,
+)
 
 
-def predict(
+@dataclasses.dataclass(frozen=True)
+class InferenceModel:
+  """A model with its weights, ready to predict on this process's devices.
+
+  Attributes:
+    metadata: what its labels mean.
+    architecture: without the weights.
+    params: on `mesh`.
+    stats: likewise.
+    mesh: of this process's own devices.
+    name: of the weights, for people: "step 800 of runs/demo".
+  """
+
+  metadata: ClassMetadata
+  architecture: architectures.Architecture
+  params: Any
+  stats: Any
+  mesh: Mesh
+  name: str
+
+
+def load_model(
   config: ml_collections.ConfigDict,
   workdir: epath.PathLike,
-  *,
-  source: epath.PathLike,
-  output: epath.PathLike,
   weights: epath.PathLike | None = None,
-) -> None:
-  """Writes NAME.png (labels), NAME_overlay.png and, on request, NAME.npz (scores) of every image.
+) -> InferenceModel:
+  """Loads the model of a run, or that of converted weights.
 
   Args:
-    config: of the model; `eval` says how images are resized, `predict` what is written.
+    config: of the model.
     workdir: of the run whose checkpoint is used, where no weights are given.
-    source: folder of images, or one image.
-    output: folder of the results; those of an earlier prediction are overwritten.
     weights: directory of converted weights.
 
   Raises:
-    ValueError, FileNotFoundError: config, weights or folders are not as they should be; or, after
-      all other images were written, some could not be read.
+    ValueError: the config is of another model.
+    FileNotFoundError: the classes of the config's folder are gone.
     checkpoint.CheckpointError: the weights cannot be read.
   """
-  common.validate(config)
-  images = prediction_files.list_images(source)
-  output = prediction_files.check_output(images, output)
   _check_pooling(config)
   if weights is None:
     inference_weights.require_run(workdir)
@@ -55,13 +79,50 @@ def predict(
   )
   if weights is None:
     step, *state = inference_weights.of_run(config, workdir, architecture)
+    name = f"step {step} of {workdir}"
     logging.info("Weights of step %d in %s", step, workdir)
   else:
     state = inference_weights.of_directory(config, weights, architecture)
+    name = str(weights)
   local = mesh_lib.data_mesh(jax.local_devices())
   params, stats = (evaluate.local_replica(tree, local) for tree in state)
-  predictor = evaluate.Predictor(architecture, local)
-  run = _PredictionRun(config, predictor, params, stats, metadata.num_classes, output)
+  return InferenceModel(metadata, architecture, params, stats, local, name)
+
+
+def on_one_device(model: InferenceModel) -> InferenceModel:
+  """The model on this process's first device alone, for single images."""
+  mesh = mesh_lib.data_mesh(jax.local_devices()[:1])
+  params, stats = jax.device_put((model.params, model.stats), mesh_lib.replicated(mesh))
+  return dataclasses.replace(model, params=params, stats=stats, mesh=mesh)
+
+
+def predict(
+  config: ml_collections.ConfigDict,
+  workdir: epath.PathLike,
+  *,
+  source: epath.PathLike,
+  output: epath.PathLike,
+  weights: epath.PathLike | None = None,
+) -> None:
+  """Writes NAME.png (labels), NAME_overlay.png and what `config.predict` asks for, of every image.
+
+  Args:
+    config: of the model; `eval` says how images are resized, `predict` what is written.
+    workdir: of the run whose checkpoint is used, where no weights are given.
+    source: folder of images, one image, or a pattern.
+    output: folder of the results; those of an earlier prediction are overwritten.
+    weights: directory of converted weights.
+
+  Raises:
+    ValueError, FileNotFoundError: config, weights or folders are not as they should be; or, after
+      all other images were written, some could not be read.
+    checkpoint.CheckpointError: the weights cannot be read.
+  """
+  common.validate(config)
+  images = prediction_files.list_images(source)
+  output = prediction_files.check_output(images, output)
+  model = load_model(config, workdir, weights)
+  run = _PredictionRun(config, model, output)
   run(images[jax.process_index() :: jax.process_count()])
 
 
@@ -77,21 +138,14 @@ def _check_pooling(config: ml_collections.ConfigDict) -> None:
 
 
 class _PredictionRun:
-  """Predicts files with one set of weights and counts those that could not be read."""
+  """Predicts files with one model and counts those that could not be read."""
 
-  def __init__(
-    self,
-    config: ml_collections.ConfigDict,
-    predictor: evaluate.Predictor,
-    params: Any,
-    stats: Any,
-    num_classes: int,
-    output: epath.Path,
-  ):
-    self._config, self._predictor, self._weights = config, predictor, (params, stats)
-    self._dtype = prediction_files.label_dtype(num_classes)
-    self._colors = palette.class_colors(num_classes)
-    self._output = output
+  def __init__(self, config: ml_collections.ConfigDict, model: InferenceModel, output: epath.Path):
+    self._config, self._weights = config, (model.params, model.stats)
+    self._predictor = build.build_predictor(
+      config, model.architecture, model.mesh, model.metadata.flip_pairs
+    )
+    self._metadata, self._output = model.metadata, output
     self._failed: list[str] = []
 
   def __call__(self, images: list[epath.Path]) -> None:
@@ -100,23 +154,30 @@ class _PredictionRun:
     Raises:
       ValueError: some could not be read; the results of the others are written.
     """
-    self._output.mkdir(parents=True, exist_ok=True)
-    save_scores = self._config.predict.save_scores
-    devices = jax.local_device_count()
+    options = self._config.predict
+    self._writer = prediction_writer.PredictionWriter(
+      self._output,
+      self._metadata,
+      save_summary=options.save_summary,
+      save_json=options.save_json,
+      part=(jax.process_index(), jax.process_count()),
+    )
     batches = prediction_pipeline.prediction_batches(
       images,
       # Full-size scores of many classes fill the host's memory: one image for each device.
-      batch_size=1 if save_scores else self._config.eval.batch_size,
-      multiple=devices,
+      batch_size=1 if options.save_scores else self._config.eval.batch_size,
+      multiple=jax.local_device_count(),
       min_size=self._config.eval.min_size,
       max_size=self._config.eval.max_size,
       failed=self._report,
+      max_pixels=options.max_pixels,
     )
     done = 0
-    for path, image, label, scores in (self._scored if save_scores else self._labelled)(batches):
-      self._write(path, image, label, scores)
+    for result in (self._scored if options.save_scores else self._labelled)(batches):
+      self._writer.write(*result)
       done += 1
       logging.log_every_n_seconds(logging.INFO, "predicted %d of %d images", 10, done, len(images))
+    self._writer.close()
     logging.info(
       "%d label maps in %s, %d compiled shapes",
       done,
@@ -152,19 +213,10 @@ class _PredictionRun:
         if path is not None:
           yield path, batch.originals[row], scores[row].argmax(0), scores[row]
 
-  def _write(
-    self, path: epath.Path, image: np.ndarray, label: np.ndarray, scores: np.ndarray | None
-  ) -> None:
-    names = prediction_files.output_names(path)
-    label_path, overlay_path, scores_path = (self._output / name for name in names)
-    prediction_files.write_png(label_path, label.astype(self._dtype))
-    prediction_files.write_png(overlay_path, palette.overlay(image, label, self._colors))
-    if scores is not None:
-      prediction_files.write_scores(scores_path, scores)
-
   def _report(self, path: epath.Path, error: ImageError) -> None:
     logging.error("%s; skipped", error)
     self._failed.append(path.name)
+    self._writer.write_failure(path, error)
 
 
 def _rows(batch: PredictionBatch, labels: jax.Array) -> Iterator[tuple]:

@@ -15,10 +15,14 @@ _FREE_TO_CHANGE = (
   "data.num_workers",
   "data.prefetch",
   "train.max_nonfinite_steps",
+  "train.log_images_every_steps",
+  "train.log_images",
+  "train.report",
+  "train.wandb_project",
   "checkpoint.every_steps",
   "checkpoint.keep",
 )
-_FREE_GROUPS = ("eval.", "predict.")
+_FREE_GROUPS = ("eval.", "predict.", "export.")
 # What the names and shapes of weights, and what they compute, depend on; of every model ...
 _MODEL_FIELDS = ("name", "backbone", "backbone_norm")
 # ... and of each.
@@ -43,11 +47,12 @@ _OWN_FIELDS = {
 }
 
 
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Dotted names -> values of a config's dict; tuples become lists, as JSON has them."""
   flat = {}
   for key, value in tree.items():
     if isinstance(value, dict):
-      flat |= _flatten(value, f"{prefix}{key}.")
+      flat |= flatten(value, f"{prefix}{key}.")
     else:
       flat[prefix + key] = list(value) if isinstance(value, tuple) else value
   return flat
@@ -81,10 +86,10 @@ def check(
   if not path.exists():
     return
   try:
-    saved = _flatten(json.loads(path.read_text()))
+    saved = flatten(json.loads(path.read_text()))
   except json.JSONDecodeError as error:
     raise ValueError(f"{path} is not readable as JSON ({error}); restore or remove it") from error
-  now = _flatten(json.loads(json.dumps(config.to_dict())))
+  now = flatten(json.loads(json.dumps(config.to_dict())))
 
   inference = {"data.name", *(f"model.{field}" for field in inference_fields(config.model.name))}
   if now.get("model.image_pooling") == "window":  # whose size follows from the crop's
@@ -132,7 +137,7 @@ def check_weights(
       " from them with --config.init.checkpoint"
     )
   model = config.model.name
-  now, saved = _flatten(config.model.to_dict()), _flatten(info.get("model", {}))
+  now, saved = flatten(config.model.to_dict()), flatten(info.get("model", {}))
   different = [
     f"  config.model.{field}: {saved.get(field, 'absent')!r} there, {now[field]!r} now"
     for field in inference_fields(model)

@@ -19,12 +19,17 @@ from ltss_jax import (
   build,
   checkpoint,
   evaluation_run,
+  example_images,
+  examples,
   initial_state,
   mesh as mesh_lib,
   metric_writer,
   optimizer,
+  report,
   run_config,
+  run_environment,
   train_step,
+  workdir as files,
 )
 from ltss_jax.dataset import Dataset, prepare_run
 from ltss_jax.types import TrainState
@@ -114,6 +119,8 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[st
     finished = _train(config, dataset, mesh, workdir, saved, evaluation)
   if not finished or jax.process_index() > 0:
     return None
+  if config.train.report:
+    report.after_training(workdir)
   return evaluation.results(config.train.steps)
 
 
@@ -153,12 +160,13 @@ def _train(
       logging.info("Continuing from step %d in %s", int(state.step), workdir)
     else:
       _start(state, config, workdir)
-    writer = metric_writer.create_writer(
-      workdir, start_step=int(state.step), is_primary=jax.process_index() == 0
-    )
+    writer = _open_records(config, dataset, workdir, int(state.step))
     schedule = optimizer.learning_rate_schedule(recipe)
+    pictures = _Pictures(config, dataset, workdir, evaluation, writer)
     with metric_writers.ensure_flushes(writer):
-      return _loop(config, mesh, state, step_function, batches, saved, evaluation, writer, schedule)
+      return _loop(
+        config, mesh, state, step_function, batches, saved, evaluation, writer, schedule, pictures
+      )
 
 
 def _start(state: TrainState, config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
@@ -179,6 +187,65 @@ def _start(state: TrainState, config: ml_collections.ConfigDict, workdir: epath.
     run_config.write(workdir, config)
 
 
+def _open_records(
+  config: ml_collections.ConfigDict, dataset: Dataset, workdir: epath.Path, step: int
+) -> metric_writers.MetricWriter:
+  """Process 0 notes what this start runs on; returns where metrics go."""
+  is_primary = jax.process_index() == 0
+  if is_primary:
+    run_environment.append(
+      workdir,
+      step=step,
+      train_images=len(dataset.train_counts),
+      val_images=len(dataset.val_counts),
+    )
+  return metric_writer.create_writer(
+    workdir,
+    start_step=step,
+    is_primary=is_primary,
+    wandb_project=config.train.wandb_project,
+    config=config.to_dict(),
+  )
+
+
+class _Pictures:
+  """Pictures of predictions: a few for TensorBoard on the way, the worst and the best at the end.
+
+  Process 0 makes them alone, of images and programs of its own, so that no other has to join.
+  """
+
+  def __init__(
+    self,
+    config: ml_collections.ConfigDict,
+    dataset: Dataset,
+    workdir: epath.Path,
+    evaluation: evaluation_run.EvaluationRun,
+    writer: metric_writers.MetricWriter,
+  ):
+    self._options, self._num_classes = config.train, dataset.metadata.num_classes
+    self._config, self._dataset, self._predictor = config, dataset, evaluation.predictor
+    self._path, self._writer = files.examples(workdir, config.train.steps), writer
+
+  def __call__(self, step: int, state: TrainState) -> bool:
+    """Makes those that are due after this step; returns whether there were any."""
+    every, last = self._options.log_images_every_steps, step == self._options.steps
+    show, keep = every > 0 and (last or step % every == 0), last and self._options.report
+    if jax.process_index() > 0:
+      return False
+    if show:
+      chosen = self._chosen(self._options.log_images)
+      for i, example in enumerate(chosen(state.params, state.stats)):
+        picture = example_images.side_by_side(example, self._num_classes)
+        self._writer.write_images(step, {f"examples/{i}_{example.file_name}": picture[None]})
+    if keep:
+      chosen = self._chosen(examples.MAX_IMAGES)
+      examples.keep(chosen, state.params, state.stats, self._path)
+    return show or keep
+
+  def _chosen(self, count: int) -> examples.Examples:
+    return examples.Examples(self._config, self._dataset, self._predictor, count)
+
+
 def _loop(
   config: ml_collections.ConfigDict,
   mesh: jax.sharding.Mesh,
@@ -189,6 +256,7 @@ def _loop(
   evaluation: evaluation_run.EvaluationRun,
   writer: metric_writers.MetricWriter,
   schedule: Callable[[int], jax.Array],
+  pictures: _Pictures,
 ) -> bool:
   """Runs to the last step (True), or to where the job was asked to stop (False)."""
   start = step = int(state.step)
@@ -222,7 +290,8 @@ def _loop(
     if save:
       writer.flush()
       saved.save(step, state, batches.get_state(), miou)
-    if log or save:
+    shown = pictures(step, state)
+    if log or save or shown:
       progress.restart()
     if stop and step < total:
       saved.wait()

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from ltss_jax import checkpoint
+from ltss_jax import checkpoint, example_images
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 NUM_STEPS = 12
@@ -32,6 +32,7 @@ SMALL = (
   "--config.train.log_every_steps=3",
   "--config.checkpoint.every_steps=4",
   "--config.eval.every_steps=8",
+  "--config.train.report=false",
 )
 
 
@@ -141,7 +142,8 @@ def assert_same_run(workdir, reference):
 def reference(folder, data_dir, tmp_path_factory):
   """The workdir and the output of an uninterrupted run on one device."""
   workdir = tmp_path_factory.mktemp("runs") / "reference"
-  process = run(folder, data_dir, workdir)
+  pictures = ("--config.train.report=true", "--config.train.log_images_every_steps=6")
+  process = run(folder, data_dir, workdir, *pictures)
   assert process.returncode == 0, process.stderr
   return workdir, process
 
@@ -157,13 +159,29 @@ def test_training_prints_and_writes_what_the_readme_says(reference):
   for word in ("sky", "grass", "roof", "mIoU", "rare", "common", "frequent"):
     assert word in process.stdout
   names = {path.name for path in workdir.iterdir()}
-  assert {"checkpoints", "eval", "metrics.jsonl", "config.json"} <= names
+  assert {"checkpoints", "eval", "metrics.jsonl", "config.json", "environment.jsonl"} <= names
   assert any(name.startswith("events.out.tfevents") for name in names)
   assert [step for step, _ in metrics(workdir, "loss")] == [3, 6, 9, 12]
   assert [step for step, _ in metrics(workdir, "eval/mIoU")] == [8, 12]
   record = json.loads((workdir / "eval" / "12.json").read_text())
   assert {"mIoU", "fwIoU", "mACC", "pACC", "image_level", "pixel_level", "per_class"} <= set(record)
   assert set(record["image_level"]) == {"rare", "common", "frequent"}
+
+
+def test_training_ends_with_pictures_and_a_report(reference, folder, data_dir):
+  workdir, _ = reference
+  kept = example_images.load(workdir / "eval" / "12_examples.npz")
+  assert len(kept) == 7  # all validation images, worst first
+  assert [e.miou for e in kept] == sorted(e.miou for e in kept)
+  record = json.loads((workdir / "eval" / "12.json").read_text())
+  assert kept[0].miou <= record["mIoU"] / 100 <= kept[-1].miou
+  text = (workdir / "report.html").read_text(encoding="utf-8")
+  for word in ("roof", "worst", f"{record['mIoU']:.2f}", "data:image/jpeg", "share (%)"):
+    assert word.lower() in text.lower()
+  # Made anew from the files alone, it is the same page.
+  process = run(folder, data_dir, workdir, "--mode=report", f"--output={workdir / 'again.html'}")
+  assert process.returncode == 0, process.stderr
+  assert (workdir / "again.html").read_text(encoding="utf-8") == text
 
 
 def test_killed_at_a_random_step_it_resumes_to_the_same_bits(reference, folder, data_dir, tmp_path):

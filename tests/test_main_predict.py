@@ -116,12 +116,38 @@ def test_predict_and_evaluate_with_converted_weights(run, root, weights, tmp_pat
   assert record["pACC"] == pytest.approx(100 * correct / total, abs=1e-4)  # of 4 digits
 
 
+def test_export_writes_a_program_and_its_check(run, weights, tmp_path):
+  output = tmp_path / "exported"
+  process = run(
+    "--mode=export",
+    f"--checkpoint={weights}",
+    f"--output={output}",
+    "--config.export.height=40",
+    "--config.export.width=48",
+    "--config.export.platforms=('cpu',)",
+  )
+  assert process.returncode == 0, process.stderr
+  assert "gives 100.0000 % of the pixels the model's label" in process.stderr
+  assert {path.name for path in output.iterdir()} == {
+    "metadata.json",
+    "model.stablehlo",
+    "weights.npz",
+  }
+  metadata = json.loads((output / "metadata.json").read_text())
+  assert metadata["classes"] == list(CLASSES) and metadata["platforms"] == ["cpu"]
+  wrong = run("--mode=export", f"--checkpoint={weights}", "--output=/proc/none")
+  assert wrong.returncode == 1 and wrong.stderr.count("Error: --output=/proc/none cannot") == 1
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [
     (["--checkpoint=x"], "training starts from the weights of --config.init.checkpoint=DIR"),
-    (["--mode=predict", "--input=x"], "--mode=predict needs --input=FOLDER and --output=FOLDER"),
-    (["--mode=evaluate", "--input=x"], "--input and --output are for --mode=predict"),
+    (["--mode=predict", "--input=x"], "--mode=predict needs --input=... and --output=..."),
+    (["--mode=evaluate", "--input=x"], "--input is for --mode=predict, not for evaluate"),
+    (["--output=x"], "--output is for --mode=predict, export and report, not for train"),
+    (["--mode=export"], "--mode=export needs --output=...; --output is missing"),
+    (["--mode=predict", "--runs=x"], "--runs is for --mode=report, not for predict"),
   ],
 )
 def test_flags_that_do_not_fit_the_mode_end_in_one_message(run, arguments, message):

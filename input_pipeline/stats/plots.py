@@ -1,6 +1,7 @@
 """PNG plots of a data set's statistics."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
@@ -46,8 +47,10 @@ def _draw_frequency(
   axes.legend()
 
 
-def class_frequency(statistics: report.Statistics) -> figure_lib.Figure:
-  """Sorted class counts at both levels with the borders of the frequency groups.
+def class_frequency(
+  statistics: report.Statistics, levels: Sequence[str] = report.LEVELS
+) -> figure_lib.Figure:
+  """Sorted class counts with the borders of the frequency groups, one panel a level.
 
   Where official counts decide on the groups, the bars are theirs and the training split at hand is
   drawn as dots.
@@ -56,8 +59,8 @@ def class_frequency(statistics: report.Statistics) -> figure_lib.Figure:
   own = None
   if statistics.official is not None and "train" in statistics.splits:
     own = report.level_counts(statistics.splits["train"])
-  figure, panels = _new_figure(len(report.LEVELS))
-  for axes, level in zip(panels, report.LEVELS, strict=True):
+  figure, panels = _new_figure(len(levels))
+  for axes, level in zip(panels, levels, strict=True):
     _draw_frequency(axes, deciding[level], None if own is None else own[level], level)
   return figure
 

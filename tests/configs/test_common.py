@@ -119,7 +119,16 @@ def test_every_number_and_choice_is_checked():
     "model.aspp_dilations",
     "model.pixel_head",
     "model.remat",
+    "export.platforms",
+    "export.scores",
+    "eval.flip",
+    "eval.save_json",
+    "eval.scales",
+    "predict.save_json",
     "predict.save_scores",
+    "predict.save_summary",
+    "train.report",
+    "train.wandb_project",
   }
 
 

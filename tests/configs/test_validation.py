@@ -99,6 +99,36 @@ from configs import common, shapes_lt, validation
     ),
     ("eval.min_size", 4096, "config.eval.min_size=4096 must be at most config.eval.max_size=2048"),
     (
+      "eval.scales",
+      (512, 0.5),
+      "config.eval.scales=(512, 0.5) must be shorter sides, whole numbers of at least 1, as in"
+      " (384, 512, 640); () keeps config.eval.min_size",
+    ),
+    (
+      "eval.scales",
+      (512, 4096),
+      "config.eval.scales_max_size=3584 must be at least the largest of config.eval.scales="
+      "(512, 4096); nearest valid: 4096",
+    ),
+    (
+      "eval.window_stride",
+      64,
+      "config.eval.window_stride=64 must be at most config.eval.window=0, or pixels between the"
+      " windows are never seen; 0 is two thirds of it",
+    ),
+    (
+      "export.platforms",
+      ("cpu", "gpu"),
+      "config.export.platforms=('cpu', 'gpu') holds 'gpu'; valid: cpu, cuda, rocm, tpu (cuda is"
+      " NVIDIA's, rocm AMD's)",
+    ),
+    (
+      "export.platforms",
+      ("cpu", "cpu"),
+      "config.export.platforms=('cpu', 'cpu') must name at least one platform, and each once, as in"
+      " ('cpu', 'cuda')",
+    ),
+    (
       "train.grad_accumulation",
       6,
       "config.batch_size=8 does not divide into config.train.grad_accumulation=6 equal slices;"
@@ -175,6 +205,15 @@ def test_fields_of_the_model_fit_each_other(variants, field, value, message):
   with pytest.raises(ValueError) as raised:
     common.validate(config)
   assert str(raised.value) == message
+
+
+def test_windows_need_no_rounded_shapes():
+  config = shapes_lt.get_config()
+  config.eval.window, config.eval.shape_multiple = 64, 32
+  with pytest.raises(ValueError, match=r"config\.eval\.window=64 .*shape_multiple=32"):
+    common.validate(config)
+  config.eval.shape_multiple = 1
+  common.validate(config)
 
 
 def test_fields_of_the_other_model_are_not_checked():

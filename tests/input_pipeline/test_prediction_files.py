@@ -1,5 +1,9 @@
 """Which files a prediction reads and writes."""
 
+import json
+import os
+import pathlib
+
 import numpy as np
 import pytest
 from etils import epath
@@ -37,6 +41,28 @@ def test_nothing_to_predict(folder):
     prediction_files.list_images(folder)
   with pytest.raises(FileNotFoundError, match=r"--input=.*none does not exist"):
     prediction_files.list_images(folder / "none")
+  with pytest.raises(FileNotFoundError, match=r"--input=.*\*\.bmp matches no images"):
+    prediction_files.list_images(folder / "*.bmp")
+  with pytest.raises(FileNotFoundError, match=r"matches no images"):
+    prediction_files.list_images(folder / "none" / "*.png")
+
+
+def test_patterns_match_images_in_any_folder(folder, monkeypatch):
+  for name in ("day", "night"):
+    (folder / name).mkdir()
+  touch(folder / "day", "a.jpg", "b.png", "notes.txt")
+  touch(folder / "night", "c.jpg", ".hidden.jpg")
+
+  def names(pattern):
+    return [path.name for path in prediction_files.list_images(pattern)]
+
+  assert names(folder / "*" / "*.jpg") == ["a.jpg", "c.jpg"]
+  assert names(f"{folder}/**/*") == ["a.jpg", "b.png", "c.jpg"]
+  assert names(f"{folder}/[d]ay/?.png") == ["b.png"]
+  monkeypatch.chdir(folder)
+  assert names("day/*") == ["a.jpg", "b.png"] and names("*/c.jpg") == ["c.jpg"]
+  (folder / "odd[1].png").write_text("")
+  assert names(folder / "odd[1].png") == ["odd[1].png"]  # a file of this very name
 
 
 def test_outputs_keep_the_whole_stem():
@@ -49,10 +75,12 @@ def test_outputs_keep_the_whole_stem():
 
 def test_outputs_in_each_others_way_are_refused(folder, tmp_path):
   same_stem = touch(folder, "a.jpg", "a.png", "b.jpg")
-  with pytest.raises(ValueError, match=r"a\.jpg and a\.png would both .*out/a\.png.*3 such names"):
+  with pytest.raises(
+    ValueError, match=r"a\.jpg and .*a\.png would both .*out/a\.png.*3 such names"
+  ):
     prediction_files.check_output(same_stem, tmp_path / "out")
   overlay = touch(folder, "b.jpg", "b_overlay.jpg")
-  with pytest.raises(ValueError, match=r"b\.jpg and b_overlay\.jpg would both .*b_overlay\.png"):
+  with pytest.raises(ValueError, match=r"b\.jpg and .*b_overlay\.jpg would both .*b_overlay\.png"):
     prediction_files.check_output(overlay, tmp_path / "out")
   assert not (tmp_path / "out").exists()
 
@@ -66,6 +94,57 @@ def test_inputs_are_never_overwritten(folder, tmp_path):
   with pytest.raises(ValueError, match=r"a\.png is a file"):
     prediction_files.check_output(images, folder / "a.png")
   assert prediction_files.check_output(images, folder / "out") == folder / "out"
+
+
+def test_an_output_that_cannot_be_written_is_refused_at_once(folder, tmp_path):
+  images = touch(folder, "a.png")
+  if pathlib.Path("/proc").is_dir():  # where nobody, the administrator included, can make files
+    with pytest.raises(ValueError, match=r"--output=/proc/out cannot be written"):
+      prediction_files.check_output(images, "/proc/out")
+  (tmp_path / "file").write_text("mine")
+  with pytest.raises(ValueError, match=r"--output=.*cannot be written .*Not a directory"):
+    prediction_files.check_output(images, tmp_path / "file" / "out")
+  locked = tmp_path / "locked"
+  locked.mkdir(mode=0o555)
+  if os.geteuid() != 0:  # whom no permissions keep out
+    with pytest.raises(ValueError, match=r"--output=.*new cannot be written .*Permission denied"):
+      prediction_files.check_output(images, locked / "new")
+  assert list(locked.iterdir()) == []
+
+
+def test_images_too_large_are_refused_by_their_header(folder):
+  Image.new("L", (12000, 9000)).save(folder / "huge.png", compress_level=1)
+  Image.new("L", (30, 20)).save(folder / "small.png")
+  size = prediction_files.image_size
+  assert size(folder / "small.png", 600) == (20, 30)
+  with pytest.raises(prediction_files.ImageError, match=r"30 x 20 are 600 pixels, more than.*=599"):
+    size(folder / "small.png", 599)
+  with pytest.raises(prediction_files.ImageError, match=r"huge\.png: .*108000000 pixels"):
+    size(folder / "huge.png", 1_000_000)
+
+
+def test_an_empty_file_and_one_of_another_kind(folder):
+  touch(folder, "empty.png")
+  (folder / "text.png").write_text("no image")
+  for name, reason in (("empty", "the file is empty"), ("text", "no image of a known kind")):
+    with pytest.raises(prediction_files.ImageError, match=f"{name}.png: .*{reason}"):
+      prediction_files.image_size(folder / f"{name}.png")
+
+
+def test_a_json_list_appears_complete(folder):
+  path = folder / "list.json"
+  path.write_text("of an earlier prediction")
+  writer = prediction_files.JsonListWriter(path)
+  writer.write({"name": "caf\u00e9"})
+  writer.write([1, 2])
+  assert path.read_text() == "of an earlier prediction"
+  writer.close()
+  assert json.loads(path.read_text()) == [{"name": "caf\u00e9"}, [1, 2]]
+  prediction_files.JsonListWriter(path).close()
+  assert json.loads(path.read_text()) == []
+  assert [entry.name for entry in folder.iterdir()] == ["list.json"]
+  assert prediction_files.part_name("list.json", 2, 4) == "list-2-of-4.json"
+  assert prediction_files.part_name("list.json", 0, 1) == "list.json"
 
 
 def test_size_is_that_of_the_upright_image(folder):

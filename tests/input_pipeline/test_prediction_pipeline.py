@@ -65,3 +65,22 @@ def test_batches_divide_over_the_devices(paths):
 def test_min_size_0_keeps_native_sizes(paths):
   shapes = {batch.image.shape[1:3] for batch in batches_of(paths, [], min_size=0)}
   assert shapes == {(20, 30), (40, 60), (30, 20)}
+
+
+def test_images_too_large_are_refused_and_the_others_come(paths):
+  failed = []
+  batches = batches_of(paths[:5], failed, max_pixels=40 * 60 - 1)
+  assert sum(path is not None for batch in batches for path in batch.paths) == 4
+  [(name, message)] = failed
+  assert name == "1.png" and "60 x 40 are 2,400 pixels" in message
+  failed = []
+  batches_of(paths[:5], failed, min_size=0, max_size=30)
+  [(name, message)] = failed
+  assert name == "1.png" and "config.eval.min_size=0 leaves at its native size" in message
+
+
+def test_large_images_come_in_smaller_batches(paths, monkeypatch):
+  monkeypatch.setattr(prediction_pipeline, "_BATCH_PIXELS", 2 * 40 * 60)
+  batches = batches_of(paths[:5], [])
+  assert sorted(len(batch.image) for batch in batches) == [1, 2, 2]
+  assert sum(path is not None for batch in batches for path in batch.paths) == 5

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from input_pipeline import eval_pipeline
-from ltss_jax import architectures, evaluate, mesh as mesh_lib, resize_labels
+from input_pipeline import eval_pipeline, resize
+from ltss_jax import architectures, evaluate, mesh as mesh_lib, resize_labels, views
 
 NUM_CLASSES = 4
 SIZES = [(20, 30), (24, 24), (20, 30), (31, 17), (20, 30), (24, 24), (20, 30)]
@@ -51,10 +51,25 @@ def variables():
   return {"weights": jnp.array(weights)}, {"bias": jnp.array([0.1, 0, -0.1, 0])}
 
 
-def counts(source, variables, *, devices=1, batch_size=4, min_size=0, parts=1):
+def counts(
+  source,
+  variables,
+  *,
+  devices=1,
+  batch_size=4,
+  min_size=0,
+  parts=1,
+  multiple=1,
+  window=0,
+  **options,
+):
   """Sum over `parts` processes, one after the other, of what each of them counts."""
   mesh = mesh_lib.data_mesh(jax.devices()[:devices])
-  predictor = evaluate.Predictor(colour_architecture(), mesh)
+  architecture = colour_architecture()
+  if window:
+    architecture = architectures.over_windows(architecture, window, window - 3)
+  options = views.ViewOptions(max_size=64, shape_multiple=multiple, **options)
+  predictor = evaluate.Predictor(architecture, mesh, options)
   replicated = jax.device_put(variables, mesh_lib.replicated(mesh))
   height, width = (np.array(side) for side in zip(*SIZES, strict=True))
   total = 0
@@ -67,6 +82,7 @@ def counts(source, variables, *, devices=1, batch_size=4, min_size=0, parts=1):
       max_size=64,
       process_index=part,
       process_count=parts,
+      shape_multiple=multiple,
     )
     total += evaluate.confusion_matrix(
       predictor, *replicated, batches, num_classes=NUM_CLASSES, ignore_label=255
@@ -111,6 +127,62 @@ def test_counts_do_not_depend_on_devices_processes_or_batches(source, variables,
     np.testing.assert_array_equal(result, expected)
 
 
+def test_one_scale_without_flip_is_the_plain_evaluation(source, variables):
+  expected, _ = counts(source, variables, min_size=40)
+  result, _ = counts(source, variables, min_size=40, scales=(40,))
+  np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize(
+  "options",
+  [
+    {"scales": (24, 40), "flip": True, "flip_pairs": ((0, 2),)},
+    {"min_size": 40, "multiple": 16},
+    {"min_size": 40, "window": 21},
+    {"scales": (24, 30), "multiple": 16, "flip": True},
+  ],
+)
+def test_counts_with_views_do_not_depend_on_devices_processes_or_batches(
+  source, variables, options
+):
+  expected, _ = counts(source, variables, batch_size=1, **options)
+  assert expected.sum() == sum((label != 255).sum() for _, label in decoded(source))
+  result, _ = counts(source, variables, devices=2, batch_size=8, parts=2, **options)
+  np.testing.assert_array_equal(result, expected)
+
+
+def test_a_model_of_single_pixels_sees_no_windows_and_no_padding(source, variables):
+  expected, shapes = counts(source, variables, min_size=40)
+  windowed, _ = counts(source, variables, min_size=40, window=21)
+  rounded, fewer_shapes = counts(source, variables, min_size=40, multiple=64)
+  assert shapes == 3 and fewer_shapes == 1
+  np.testing.assert_array_equal(rounded, expected)
+  # A mean of up to four equal scores is rounded: no pixel is so close to a tie here.
+  np.testing.assert_array_equal(windowed, expected)
+
+
+def test_scores_are_means_over_scales_and_mirrored_images(source, variables):
+  options = views.ViewOptions(scales=(20, 40), max_size=64, flip=True, flip_pairs=((1, 3),))
+  mesh = mesh_lib.data_mesh(jax.devices()[:1])
+  predictor = evaluate.Predictor(colour_architecture(), mesh, options)
+  (image, _), *_ = decoded(source)
+  size, expected = (45, 71, NUM_CLASSES), []
+  for height, width in ((20, 30), (40, 60)):
+    scaled = resize.resize_image(np.ascontiguousarray(image), height, width)
+    for view in (scaled, scaled[:, ::-1]):
+      scores = architectures.normalize(view) @ variables[0]["weights"] + variables[1]["bias"]
+      scores = jax.image.resize(scores, size, "bilinear", antialias=False)
+      expected.append(scores if view is scaled else scores[:, ::-1, [0, 3, 2, 1]])
+  expected = np.mean(expected, 0)
+  (result,) = predictor.scores(*variables, image[None], [size[:2]])
+  # Float32 round-off of sums of four blends of values up to 3.
+  np.testing.assert_allclose(result.transpose(1, 2, 0), expected, atol=1e-5)
+  label = np.asarray(predictor(*variables, image[None], [size[:2]]))[0, :45, :71]
+  # Of classes 1 and 3, which swap, the mean is the same but for round-off: either may win.
+  chosen = np.take_along_axis(expected, label[..., None].astype(int), -1)[..., 0]
+  np.testing.assert_allclose(chosen, expected.max(-1), atol=1e-5)
+
+
 def test_labels_are_predicted_at_their_own_size(source, variables):
   mesh = mesh_lib.data_mesh(jax.devices()[:1])
   predictor = evaluate.Predictor(colour_architecture(), mesh)
@@ -142,3 +214,7 @@ def test_scores_are_those_that_the_labels_maximise(source, variables, monkeypatc
 def test_sums_of_one_process_are_its_own_counts():
   counts = np.full((2, 2), 1 << 40)
   np.testing.assert_array_equal(evaluate.sum_over_processes(counts), counts)
+
+
+def test_the_only_process_gathers_what_it_has():
+  assert evaluate.gather_bytes(b"abc") == [b"abc"]

@@ -1,8 +1,11 @@
 """Metrics on disk, after a clean run and after one that was cut off."""
 
 import json
+import sys
 
 import numpy as np
+import pytest
+from tensorboard.backend.event_processing import event_accumulator
 
 from ltss_jax import metric_writer
 
@@ -40,3 +43,44 @@ def test_other_processes_write_nothing(tmp_path):
   writer.write_scalars(1, {"a": 1.0})
   writer.flush()
   assert list(tmp_path.iterdir()) == []
+
+
+def test_images_go_to_tensorboard(tmp_path):
+  writer = metric_writer.create_writer(tmp_path, start_step=0, is_primary=True)
+  writer.write_images(10, {"examples/0_a.jpg": np.zeros((1, 8, 24, 3), np.uint8)})
+  writer.close()
+  assert not (tmp_path / "metrics.jsonl").exists()
+  events = event_accumulator.EventAccumulator(str(tmp_path)).Reload()
+  (tag,) = events.Tags()["tensors"]
+  (event,) = events.Tensors(tag)
+  width, height, png = event.tensor_proto.string_val
+  assert (tag, event.step, width, height) == ("examples/0_a.jpg", 10, b"24", b"8")
+  assert png.startswith(b"\x89PNG")
+
+
+def test_a_project_of_weights_and_biases_needs_its_package(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
+  with pytest.raises(ValueError, match=r"wandb_project='tails'.*pip install wandb"):
+    metric_writer.create_writer(tmp_path, start_step=0, is_primary=True, wandb_project="tails")
+
+
+def test_weights_and_biases_gets_scalars_and_images(tmp_path, monkeypatch):
+  wandb = pytest.importorskip("wandb")
+  monkeypatch.setenv("WANDB_MODE", "offline")
+  monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+  monkeypatch.setenv("WANDB_SILENT", "true")
+  workdir = tmp_path / "demo"
+  workdir.mkdir()
+  writer = metric_writer.WandbWriter("tails", workdir, {"seed": 3})
+  first = wandb.run.id
+  writer.write_scalars(10, {"loss": np.float32(0.5)})
+  writer.write_images(10, {"examples/0_a.jpg": np.zeros((1, 8, 24, 3), np.uint8)})
+  assert wandb.run.step == 10
+  assert (wandb.run.project, wandb.run.name, wandb.run.config["seed"]) == ("tails", "demo", 3)
+  writer.close()
+  again = metric_writer.WandbWriter("tails", workdir, {"seed": 3})
+  assert wandb.run.id == first
+  again.close()
+  log = next(iter(sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb")))).read_bytes()
+  assert b"loss" in log and b"0.5" in log
+  assert len(list(tmp_path.glob("wandb/offline-run-*/files/media/images/examples/*.png"))) == 1

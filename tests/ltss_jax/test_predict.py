@@ -1,6 +1,7 @@
 """Prediction with real weights on disk, real images and small models."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ from etils import epath
 from PIL import Image
 
 from configs import mhp_v2
+from input_pipeline import class_tables
 from ltss_jax import (
   architectures,
   build,
@@ -180,6 +182,46 @@ def test_one_broken_file_is_reported_and_the_others_are_written(weights, images,
   assert names == ["mine.txt", "whole.png", "whole_overlay.png"]
   assert read(output / "whole.png").shape == (64, 96)
   assert (output / "mine.txt").read_text() == "untouched"
+
+
+def test_on_request_there_are_a_summary_and_masks_of_a_pattern_of_images(weights, images, tmp_path):
+  config, output = small_config("deeplabv3plus"), tmp_path / "out"
+  config.predict.save_summary = config.predict.save_json = True
+  (tmp_path / "empty.png").touch()
+  Image.new("RGB", (1, 1), "red").save(tmp_path / "one.png")
+  (tmp_path / "linked.jpg").symlink_to(images / "larger.v2.JPG")
+  with pytest.raises(ValueError, match=r"1 of 3 images could not be read \(empty\.png\)"):
+    predict.predict(config, "none", source=tmp_path / "*.*g", output=output, weights=weights[0])
+  summary = {
+    entry["file_name"]: entry for entry in json.loads((output / "summary.json").read_text())
+  }
+  assert summary.keys() == {"empty.png", "one.png", "linked.jpg"}
+  assert "the file is empty" in summary["empty.png"]["error"]
+  assert [entry["pixels"] for entry in summary["one.png"]["classes"]] == [1]
+  label = read(output / "linked.png")
+  masks = json.loads((output / "predictions.json").read_text())
+  found = {mask["category_id"] for mask in masks if mask["file_name"] == "linked.jpg"}
+  assert found == set(np.unique(label))  # MHP-v2's own ids are the train ids
+  assert sum(entry["pixels"] for entry in summary["linked.jpg"]["classes"]) == label.size
+
+
+def test_images_are_seen_as_the_evaluation_is_told_to(weights, images, tmp_path):
+  """Averaged over the mirrored image, a symmetric image has symmetric labels."""
+  half = picture(64, 48, 5)
+  Image.fromarray(np.concatenate([half, half[:, ::-1]], axis=1)).save(tmp_path / "both.png")
+  config, directory = small_config("deeplabv3plus"), weights[0]
+  config.eval.flip = True
+  labels = {}
+  for flip in (False, True):
+    config.eval.flip, output = flip, tmp_path / f"flip={flip}"
+    source = tmp_path / "both.png"
+    predict.predict(config, "none", source=source, output=output, weights=directory)
+    labels[flip] = read(output / "both.png")
+  swapped = np.arange(NUM_CLASSES)
+  for left, right in class_tables.load_class_table("mhp_v2").metadata.flip_pairs:
+    swapped[left], swapped[right] = right, left
+  same = {flip: (label == swapped[label[:, ::-1]]).mean() for flip, label in labels.items()}
+  assert same[True] > 0.98 > same[False]
 
 
 def test_scores_of_mask2former_are_probabilities_at_the_original_size(images, tmp_path):

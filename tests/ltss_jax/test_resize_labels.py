@@ -54,3 +54,36 @@ def test_blocks_stay_within_the_budget_and_hold_at_least_one():
   assert resize_labels.classes_per_block(24, 100 * 100) == 24
   assert resize_labels.images_per_block(24, 128 * 128) == (1 << 26) // (24 * 128 * 128)
   assert resize_labels.images_per_block(847, 1 << 20) == 1
+
+
+@pytest.mark.parametrize("classes_at_a_time", [7, 3])
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_labels_of_several_score_maps_are_those_of_their_mean(
+  monkeypatch, classes_at_a_time, mirrored
+):
+  size, shapes = (37, 50), [(16, 24), (30, 41)]
+  order = np.array([0, 2, 1, 3, 6, 5, 4])
+  monkeypatch.setattr(resize_labels, "_BLOCK_VALUES", classes_at_a_time * 2 * size[0] * size[1])
+  maps, expected = [], 0
+  for seed, shape in enumerate(shapes):
+    scores = jax.random.normal(jax.random.key(seed), (*shape, 7))
+    blocks = resize_labels.reordered(
+      lambda start, count, scores=scores: jax.lax.dynamic_slice_in_dim(scores, start, count, -1),
+      order,
+    )
+    rows = resize_labels.bilinear_taps(shape[0], size[0], size[0])
+    columns = resize_labels.bilinear_taps(shape[1], size[1], size[1], mirrored)
+    maps.append((blocks, (rows, columns)))
+    judge = jax.image.resize(scores[..., order], (*size, 7), "bilinear", antialias=False)
+    expected += (judge[:, ::-1] if mirrored else judge) / 2
+  label = jax.jit(lambda: resize_labels.argmax_of_mean(maps, 7, size[0] * size[1]))()
+  # Means that differ by round-off only may win on either side: none does with these seeds.
+  np.testing.assert_array_equal(label, expected.argmax(-1))
+  # Two blends of values up to 4 in float32, in another order.
+  np.testing.assert_allclose(resize_labels.mean_block(maps, 2, 4), expected[..., 2:6], atol=1e-5)
+
+
+def test_a_pixel_without_numbers_has_a_class_all_the_same():
+  scores = jnp.full((2, 3, 4), jnp.nan)
+  label = resize_labels.argmax(lambda start, count: scores, 4, 6)
+  assert label.max() < 4

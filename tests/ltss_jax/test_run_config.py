@@ -16,6 +16,9 @@ def test_same_config_passes_and_free_fields_may_change(tmp_path):
   config.checkpoint.keep = 9
   config.predict.save_scores = True
   config.train.max_nonfinite_steps = 2
+  config.train.log_images_every_steps = 5
+  config.train.report = False
+  config.train.wandb_project = "tails"
   run_config.check(tmp_path, config)
   run_config.check(tmp_path, config, evaluating=True)
   assert (tmp_path / "config.json").exists()

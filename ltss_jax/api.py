@@ -1,0 +1,187 @@
+"""The interface for other Python programs: load a model, call it with images."""
+
+import dataclasses
+import functools
+import importlib
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+import ml_collections
+import numpy as np
+from etils import epath
+from PIL import Image, ImageOps
+
+from configs import common, validation
+from input_pipeline import decode, prediction_files, resize
+from ltss_jax import build, checkpoint, palette, predict, region_names, run_config
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Segmentation:
+  """What a model says about an image.
+
+  Attributes:
+    labels: class of every pixel, uint8 (uint16 for more than 256 classes) [H, W], at the image's
+      own size.
+    classes: names of the C classes; `classes[labels[y, x]]` is the name at a pixel.
+    image: the image itself, upright RGB, uint8 [H, W, 3].
+  """
+
+  labels: np.ndarray
+  classes: tuple[str, ...]
+  image: np.ndarray
+  _compute_scores: Callable[[], np.ndarray] = dataclasses.field(repr=False)
+
+  @functools.cached_property
+  def scores(self) -> np.ndarray:
+    """Scores of all classes, float32 [C, H, W], computed when first asked for.
+
+    Their argmax are the labels, except where two classes are equal but for rounding. They take
+    4 bytes per class and pixel.
+    """
+    return self._compute_scores()
+
+  def overlay(self, names: bool = True) -> np.ndarray:
+    """The image with the classes' colours over it, uint8 [H, W, 3].
+
+    Args:
+      names: whether to write the classes' names at their regions.
+    """
+    colors = palette.class_colors(len(self.classes))
+    picture = palette.overlay(self.image, self.labels, colors)
+    return region_names.draw_names(picture, self.labels, self.classes) if names else picture
+
+
+class Model:
+  """A model on this process's first device; `load` makes it.
+
+  Attributes:
+    classes: names of its classes.
+    config: that it was loaded with.
+  """
+
+  def __init__(self, config: ml_collections.ConfigDict, model: predict.InferenceModel):
+    model = predict.on_one_device(model)
+    self.config, self.classes = config, model.metadata.class_names
+    self._weights = model.params, model.stats
+    self._predictor = build.build_predictor(
+      config, model.architecture, model.mesh, model.metadata.flip_pairs
+    )
+
+  def __call__(self, image: str | os.PathLike | Image.Image | np.ndarray) -> Segmentation:
+    """Segments one image; each new shape of the model's input compiles once.
+
+    Args:
+      image: an image file, a PIL image, or RGB as uint8 [H, W, 3]. Files and PIL images are turned
+        upright by their EXIF orientation.
+
+    Raises:
+      ValueError: the image cannot be read, is too large, or the array is no RGB image.
+    """
+    image = self._read(image)  # [H, W, 3]
+    options, size = self.config.eval, image.shape[:2]
+    shape = resize.eval_size(*size, options.min_size, options.max_size)
+    batch = resize.resize_image(image, *shape)[None]  # [1, h, w, 3]
+    labels = np.asarray(self._predictor(*self._weights, batch, [size]))[0, : size[0], : size[1]]
+    dtype = prediction_files.label_dtype(len(self.classes))
+
+    def scores() -> np.ndarray:
+      return self._predictor.scores(*self._weights, batch, [size])[0]
+
+    return Segmentation(labels.astype(dtype), self.classes, image, scores)
+
+  def _read(self, image: str | os.PathLike | Image.Image | np.ndarray) -> np.ndarray:
+    """RGB, upright, uint8 [H, W, 3]."""
+    if isinstance(image, Image.Image):
+      return np.array(decode.upright_rgb(ImageOps.exif_transpose(image)))  # of a copy
+    if isinstance(image, str | os.PathLike):
+      path = epath.Path(image).expanduser()
+      prediction_files.image_size(path, self.config.predict.max_pixels)
+      return prediction_files.read_image(path)
+    shape, dtype = np.shape(image), getattr(image, "dtype", type(image).__name__)
+    if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+      raise ValueError(
+        f"the image is an array of type {dtype} and shape {shape}; give RGB as uint8 [H, W, 3], a"
+        " PIL image or a path"
+      )
+    return np.asarray(image)
+
+
+def load(
+  checkpoint_path: str | os.PathLike,
+  *,
+  config: ml_collections.ConfigDict | None = None,
+  step: int = checkpoint.LATEST,
+) -> Model:
+  """Loads a model.
+
+  Args:
+    checkpoint_path: workdir of a run, or directory of converted weights.
+    config: of the model. None takes that of the run, or for converted weights that of the data set
+      that they were converted for; `config.eval` says how images are resized.
+    step: of a run: a step's number, 0 for the latest, -1 for the best by mIoU.
+
+  Raises:
+    ValueError: the config does not fit the weights, or none can be found.
+    FileNotFoundError, checkpoint.CheckpointError: there is no such checkpoint, or it cannot be
+      read.
+  """
+  path = epath.Path(checkpoint_path).expanduser()
+  if not path.is_dir():
+    raise checkpoint.CheckpointError(
+      f"{path} does not exist; give the workdir of a run, or a directory that `python -m "
+      "ltss_jax.convert` wrote"
+    )
+  is_run = build.checkpoint_directory(path).exists()
+  if config is None:
+    config = _config_of_run(path) if is_run else _config_of_weights(path)
+  else:
+    config = config.copy_and_resolve_references()
+  config.eval.step = step
+  common.validate(config)
+  return Model(config, predict.load_model(config, path, None if is_run else path))
+
+
+def _config_of_run(workdir: epath.Path) -> ml_collections.ConfigDict:
+  """The config that a run wrote; fields that are newer than the run have their defaults."""
+  path = workdir / run_config.FILE_NAME
+  if not path.exists():
+    raise ValueError(f"{path} does not exist; give load(..., config=...) the config of the run")
+  try:
+    saved = json.loads(path.read_text())
+  except json.JSONDecodeError as error:
+    raise ValueError(f"{path} is not readable as JSON ({error}); restore it") from error
+  config = common.get_config()
+  for name in validation.field_names(config):
+    *groups, field = name.split(".")
+    values: Any = saved
+    for group in groups:
+      values = values.get(group, {})
+    if field in values:
+      value = values[field]
+      _set(config, name, tuple(value) if isinstance(value, list) else value)
+  return config
+
+
+def _config_of_weights(directory: epath.Path) -> ml_collections.ConfigDict:
+  """The config file of the data set, with the model that stands beside the weights."""
+  info = checkpoint.load_weights(directory)[2]
+  data, model = info.get("data", ""), dict(info.get("model", {}))
+  if data == "folder" or data not in validation.CHOICES["data.name"]:
+    raise ValueError(
+      f"the weights in {directory} are of the data set {data!r}, which names no classes; give"
+      " load(..., config=...) a config of configs/folder.py with data.root set"
+    )
+  variants = {"model": model.get("name"), "backbone": model.get("backbone")}
+  known = [f"{key}={value}" for key, value in variants.items() if value in common.VARIANTS[key]]
+  config = importlib.import_module(f"configs.{data}").get_config(",".join(known))
+  for name, value in model.items():
+    if name in config.model:
+      _set(config, f"model.{name}", tuple(value) if isinstance(value, list) else value)
+  return config
+
+
+def _set(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
+  config.update_from_flattened_dict({name: value})

@@ -1,0 +1,186 @@
+"""What a run has left in its workdir, read without its model or its data."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from ltss_jax import example_images, run_config, workdir as files
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+  """A run, or converted weights that were evaluated.
+
+  Attributes:
+    workdir: where its files lie.
+    label: a short name, unlike those of other runs of the same report.
+    evaluated: the step, or name of weights, whose results are shown.
+    record: its results, as `results.make_record` makes them.
+    history: (step, record) of every evaluated step, ascending.
+    lines: of metrics.jsonl, as they were written.
+    confusion: int64 [C, C], rows are labels; None where it was not written.
+    examples: the worst and best of some validation images; empty where there are none.
+    config: by dotted field names; empty where there is no config.json.
+    starts: what each start of the training ran on.
+  """
+
+  workdir: epath.Path
+  label: str
+  evaluated: str
+  record: dict[str, Any]
+  history: list[tuple[int, dict[str, Any]]]
+  lines: list[dict[str, float]]
+  confusion: np.ndarray | None
+  examples: list[example_images.Example]
+  config: dict[str, Any]
+  starts: list[dict[str, Any]]
+
+  @property
+  def class_names(self) -> list[str]:
+    """C names, in the order of the classes."""
+    return [entry["name"] for entry in self.record["per_class"]]
+
+
+def read_run(workdir: epath.PathLike, label: str = "") -> Run:
+  """Reads a run; of its evaluations the one of the last step is shown.
+
+  Args:
+    workdir: of the run.
+    label: a short name; by default that of the folder.
+
+  Raises:
+    FileNotFoundError: the folder is not there or holds no results.
+    ValueError: a file is not as this project writes it.
+  """
+  workdir = epath.Path(workdir).expanduser()
+  names = _evaluated(workdir)
+  if not names:
+    raise FileNotFoundError(
+      f"{workdir} holds no results (eval/<step>.json): give the workdir of a run, or evaluate it"
+      " first with --mode=evaluate"
+    )
+  history = [(int(name), _read_record(workdir, name)) for name in names if name.isdigit()]
+  evaluated = names[-1]
+  record = history[-1][1] if evaluated.isdigit() else _read_record(workdir, evaluated)
+  config = _read_json(workdir / run_config.FILE_NAME) or {}
+  return Run(
+    workdir=workdir,
+    label=label or workdir.name,
+    evaluated=evaluated,
+    record=record,
+    history=history,
+    lines=_read_lines(files.metrics(workdir)),
+    confusion=_read_confusion(files.confusion(workdir, evaluated), record),
+    examples=_read_examples(files.examples(workdir, evaluated)),
+    config=run_config.flatten(config),
+    starts=_read_lines(files.environment(workdir)),
+  )
+
+
+def _evaluated(workdir: epath.Path) -> list[str]:
+  """Names of the results: those of weights in alphabetical order, then steps, ascending."""
+  directory = workdir / "eval"
+  paths = [p for p in directory.iterdir() if p.suffix == ".json"] if directory.is_dir() else []
+  # Other JSON beside them, such as predictions, may be large: a record starts with its mIoU.
+  names = [p.stem for p in paths if p.stem.isdigit() or _starts_with_miou(p)]
+  return sorted(names, key=lambda name: (name.isdigit(), int(name) if name.isdigit() else 0, name))
+
+
+def _starts_with_miou(path: epath.Path) -> bool:
+  with path.open("rb") as file:
+    return re.match(rb'\{\s*"mIoU"', file.read(64)) is not None
+
+
+def _read_json(path: epath.Path) -> Any:
+  """Content of a file; None where there is none."""
+  if not path.exists():
+    return None
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:  # not JSON, or not text
+    raise ValueError(f"{path} is not readable as JSON ({error}); restore or remove it") from error
+
+
+def _read_record(workdir: epath.Path, name: str) -> dict[str, Any]:
+  path = files.record(workdir, name)
+  record = _read_json(path)
+  needed = {"mIoU", "fwIoU", "mACC", "pACC", "image_level", "pixel_level", "per_class"}
+  missing = needed - record.keys() if isinstance(record, dict) else needed
+  if missing:
+    raise ValueError(
+      f"{path} lacks {', '.join(sorted(missing))}: it is no result of an evaluation; remove it"
+    )
+  return record
+
+
+def _read_lines(path: epath.Path) -> list[dict[str, Any]]:
+  """Objects of a file of JSON lines; a last line that was cut off is left out."""
+  if not path.exists():
+    return []
+  lines = path.read_text().splitlines(keepends=True)
+  if lines and not lines[-1].endswith("\n"):
+    del lines[-1]
+  try:
+    return [json.loads(line) for line in lines]
+  except json.JSONDecodeError as error:
+    raise ValueError(f"{path} holds a line that is not JSON ({error}); remove it") from error
+
+
+def _read_confusion(path: epath.Path, record: dict[str, Any]) -> np.ndarray | None:
+  """Counts [C, C]; None where there is no such file."""
+  if not path.exists():
+    return None
+  with _named(path), np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+    (confusion,) = arrays.values()
+  num_classes = len(record["per_class"])
+  if confusion.shape != (num_classes, num_classes):
+    raise ValueError(
+      f"{path} is of shape {confusion.shape}, the results beside it are of {num_classes} classes;"
+      " evaluate again, or remove it"
+    )
+  return confusion
+
+
+def _read_examples(path: epath.Path) -> list[example_images.Example]:
+  if not path.exists():
+    return []
+  with _named(path):
+    return example_images.load(path)
+
+
+@contextlib.contextmanager
+def _named(path: epath.Path) -> Iterator[None]:
+  """Names the file that cannot be read."""
+  try:
+    yield
+  except Exception as error:  # those of numpy and zipfile share no base class
+    raise ValueError(f"{path} is not readable ({error}); evaluate again, or remove it") from error
+
+
+def series(run: Run, name: str, max_points: int = 400) -> tuple[np.ndarray, np.ndarray]:
+  """A metric over the steps; of many points the means of neighbours.
+
+  Args:
+    run: with its lines.
+    name: of the metric; values that are not finite are left out.
+    max_points: of the result, about.
+
+  Returns:
+    (steps [N], values [N]); of a step written twice the last value.
+  """
+  values = {
+    line["step"]: line[name] for line in run.lines if math.isfinite(line.get(name, math.nan))
+  }
+  points = np.array(sorted(values.items()), np.float64).reshape(-1, 2)
+  width = -(-len(points) // max_points)
+  if width > 1:
+    points = np.stack([part.mean(0) for part in np.array_split(points, len(points) // width)])
+  return points[:, 0], points[:, 1]

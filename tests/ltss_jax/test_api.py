@@ -1,0 +1,189 @@
+"""The interface for other Python programs."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import ltss_jax
+from configs import mhp_v2
+from ltss_jax import build, checkpoint, mesh as mesh_lib, optimizer, predict, run_config, train_step
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+NUM_CLASSES = 59  # of MHP-v2, whose class table needs no data
+SMALL = {
+  "aspp_channels": 8,
+  "low_level_channels": 8,
+  "decoder_channels": 8,
+  "aspp_dilations": (1,),
+}
+
+
+def small_config():
+  config = mhp_v2.get_config("model=deeplabv3plus,backbone=resnet_small")
+  config.model.update(SMALL)
+  config.eval.min_size, config.eval.max_size = 32, 64
+  return config
+
+
+def random_weights(config):
+  rng = np.random.default_rng(0)
+  init = build.model_functions(config, NUM_CLASSES).init
+  return jax.tree.map(
+    lambda leaf: rng.uniform(-0.5, 0.5, leaf.shape).astype(leaf.dtype) ** 2 + 0.01,
+    jax.eval_shape(init, jax.random.key(0)),
+  )
+
+
+@pytest.fixture(name="converted", scope="module")
+def _converted(tmp_path_factory):
+  """Weights as the conversion writes them, of a DeepLabV3+ for MHP-v2."""
+  config = small_config()
+  facts = {
+    "contents": "model",
+    "data": "mhp_v2",
+    "num_classes": NUM_CLASSES,
+    "model": config.model.to_dict(),
+  }
+  directory = tmp_path_factory.mktemp("weights") / "converted"
+  checkpoint.save_weights(directory, *random_weights(config), facts)
+  return directory
+
+
+@pytest.fixture(name="model", scope="module")
+def _model(converted):
+  return ltss_jax.load(converted, config=small_config())
+
+
+def picture(height, width):
+  cells = np.random.default_rng(1).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+  return np.array(Image.fromarray(cells).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def test_path_image_and_array_give_what_the_command_writes(model, converted, tmp_path):
+  image, source, output = picture(64, 96), tmp_path / "in.png", tmp_path / "out"
+  Image.fromarray(image).save(source)
+  results = [model(source), model(str(source)), model(Image.fromarray(image)), model(image)]
+  predict.predict(small_config(), "none", source=source, output=output, weights=converted)
+  expected = np.array(Image.open(output / "in.png"))
+  for result in results:
+    assert result.labels.dtype == np.uint8
+    np.testing.assert_array_equal(result.labels, expected)
+  assert len(results[0].classes) == NUM_CLASSES and results[0].classes == model.classes
+  np.testing.assert_array_equal(
+    results[0].overlay(), np.array(Image.open(output / "in_overlay.png"))
+  )
+
+
+def test_scores_are_those_that_the_labels_are_the_argmax_of(model):
+  result = model(picture(40, 60))
+  assert result.scores.shape == (NUM_CLASSES, 40, 60) and result.scores.dtype == np.float32
+  assert result.scores is result.scores  # computed once
+  # Two classes may be equal but for the rounding of two programs.
+  assert (result.scores.argmax(0) == result.labels).mean() > 0.995
+
+
+def test_images_of_any_kind(model):
+  turned = Image.fromarray(picture(64, 96))
+  exif = turned.getexif()
+  exif[0x0112] = 6
+  assert model(turned).labels.shape == (96, 64)
+  assert turned.size == (96, 64)  # the caller's image stays as it is
+  for mode in ("L", "CMYK", "RGBA", "P", "I;16"):
+    image = Image.fromarray(picture(32, 48)).convert("L" if mode == "I;16" else mode).convert(mode)
+    assert model(image).labels.shape == (32, 48)
+  assert model(np.zeros((1, 1, 3), np.uint8)).labels.shape == (1, 1)
+
+
+@pytest.mark.parametrize(
+  ("image", "message"),
+  [
+    (np.zeros((4, 5, 3), np.float32), r"type float32 and shape \(4, 5, 3\); give RGB as uint8"),
+    (np.zeros((4, 5), np.uint8), r"shape \(4, 5\)"),
+    (np.zeros((4, 0, 3), np.uint8), r"shape \(4, 0, 3\)"),
+    ("nowhere.png", "nowhere.png"),
+    (None, "type NoneType"),
+  ],
+)
+def test_what_is_no_image_is_refused(model, image, message):
+  with pytest.raises(ValueError, match=message):
+    model(image)
+
+
+def _run_documented_program(workdir):
+  """Runs the Python block of docs/prediction.md on a run and a photograph."""
+  text = (REPOSITORY / "docs" / "prediction.md").read_text()
+  [program] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+  (workdir / "runs").mkdir()
+  (workdir / "runs" / "demo").symlink_to(workdir)
+  Image.fromarray(picture(32, 48)).save(workdir / "photo.jpg")
+  process = subprocess.run(
+    [sys.executable, "-c", program],
+    cwd=workdir,
+    env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert process.returncode == 0, process.stderr
+  assert process.stdout == "(32, 48) {'Background'}\n"  # all weights are 0
+
+
+def test_a_run_knows_its_own_config(model, tmp_path):
+  config = small_config()
+  config.data.crop_size = 77
+  devices = mesh_lib.data_mesh()
+  architecture = build.build_architecture(
+    config, num_classes=NUM_CLASSES, ignore_label=255, mesh=devices
+  )
+  transform = optimizer.make_optimizer(build.optimizer_config(config), architecture.decays)
+  abstract = train_step.abstract_state(architecture, transform, devices)
+  zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract)
+  state = jax.device_put(zeros, mesh_lib.replicated(devices))
+  with checkpoint.Checkpoints(tmp_path / "checkpoints") as saved:
+    saved.save(3, state, {"position": 3}, miou=1.0)
+  run_config.write(tmp_path, config)
+  loaded = ltss_jax.load(tmp_path)
+  assert loaded.config.data.crop_size == 77 and loaded.config.model.aspp_dilations == (1,)
+  assert loaded.classes == model.classes
+  _run_documented_program(tmp_path)
+  (tmp_path / "config.json").write_text("{")
+  with pytest.raises(ValueError, match=r"config\.json is not readable as JSON"):
+    ltss_jax.load(tmp_path)
+
+
+def test_converted_weights_know_their_data_set(converted):
+  loaded = ltss_jax.load(converted)
+  assert loaded.config.data.name == "mhp_v2" and loaded.config.model.aspp_channels == 8
+  assert loaded.config.eval.min_size == 512  # of the data set's recipe
+
+
+def test_a_missing_checkpoint_and_one_without_classes(converted, tmp_path):
+  with pytest.raises(checkpoint.CheckpointError, match=r"nowhere does not exist; give the workdir"):
+    ltss_jax.load(tmp_path / "nowhere")
+  with pytest.raises(checkpoint.CheckpointError, match="holds no converted weights"):
+    ltss_jax.load(tmp_path)
+  params, stats, info = checkpoint.load_weights(converted)
+  checkpoint.save_weights(tmp_path / "own", params, stats, info | {"data": "folder"})
+  with pytest.raises(ValueError, match=r"data set 'folder', which names no classes; give load"):
+    ltss_jax.load(tmp_path / "own")
+
+
+def test_importing_the_package_imports_nothing_else():
+  code = "import sys, ltss_jax; print('jax' in sys.modules, ltss_jax.load.__name__)"
+  process = subprocess.run(
+    [sys.executable, "-c", code],
+    cwd=REPOSITORY,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert process.stdout.split() == ["False", "load"]
+  with pytest.raises(AttributeError, match="no attribute 'lod'"):
+    ltss_jax.lod  # noqa: B018
