@@ -288,6 +288,7 @@ def test_two_processes_equal_one(folder, data_dir, tmp_path):
     f"--config.train.steps={steps}",
     "--config.train.log_every_steps=1",
     f"--config.eval.every_steps={steps}",
+    "--config.eval.save_json=true",
     f"--config.checkpoint.every_steps={steps}",
   )
   one, two = tmp_path / "one", tmp_path / "two"
@@ -303,10 +304,13 @@ def test_two_processes_equal_one(folder, data_dir, tmp_path):
   for theirs, ours in zip(*stats, strict=True):
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
   # 7 validation images do not divide over two processes; the counts of one state are whole numbers.
-  written = (one / "eval" / f"{steps}.json").read_bytes()
-  (one / "eval" / f"{steps}.json").unlink()
+  files = [one / "eval" / f"{steps}{ending}" for ending in (".json", "_predictions.json")]
+  written = [file.read_bytes() for file in files]
+  for file in files:
+    file.unlink()
   two_processes(folder, data_dir, one, *options, "--mode=evaluate")
-  assert (one / "eval" / f"{steps}.json").read_bytes() == written
+  assert [file.read_bytes() for file in files] == written
+  assert len({entry["file_name"] for entry in json.loads(written[1])}) == 7
 
 
 MASK2FORMER = (
@@ -327,6 +331,10 @@ def test_mask2former_on_two_processes_equals_one(folder, data_dir, tmp_path, mat
   steps = 10
   options = (
     *MASK2FORMER,
+    # What has state or columns of its own in the step: Seesaw's counts, repeated targets.
+    "--config.loss.class_loss=seesaw",
+    "--config.model.class_head=seesaw",
+    "--config.loss.frequency_matcher=true",
     f"--config.loss.matcher={matcher}",
     "--config.batch_size=8",
     f"--config.train.steps={steps}",
@@ -343,3 +351,10 @@ def test_mask2former_on_two_processes_equals_one(folder, data_dir, tmp_path, mat
   assert losses[0].shape == (steps, 4)
   # The same sums in another order, and what ten updates make of the round-off.
   np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4)
+  counts = [
+    np.asarray(saved_state(workdir, steps)["stats"]["transformer_decoder"]["seesaw_counts"])
+    for workdir in (one, two)
+  ]
+  # Every image has a class, whose query is counted for both predictions.
+  assert counts[0].sum() >= steps * 8 * 2
+  np.testing.assert_array_equal(counts[1], counts[0])
