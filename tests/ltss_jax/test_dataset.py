@@ -67,6 +67,15 @@ def test_published_class_names_need_no_data(tmp_path):
   assert list(tmp_path.iterdir()) == []
 
 
+def test_published_statistics_need_no_data(root, tmp_path):
+  config = coco_stuff_lt.get_config()
+  config.data.dir = str(tmp_path / "none")
+  assert dataset.train_stats(config).num_images == 40_679
+  config = folder.get_config()
+  config.data.dir, config.data.root = str(tmp_path / "made"), str(root)
+  np.testing.assert_array_equal(dataset.train_stats(config).images_with_class, [2, 3])
+
+
 def test_class_names_of_shapes_lt_are_not_drawn_for(tmp_path):
   config = shapes_lt.get_config()
   config.data.dir = str(tmp_path)

@@ -31,13 +31,14 @@ def small_config(**fields):
   return mask2former.Mask2FormerConfig(NUM_CLASSES, backbone, **(shape | widths | fields))
 
 
-def architecture(mesh, matcher="scipy", config=None, num_points=128):
+def architecture(mesh, matcher="scipy", config=None, num_points=128, **fields):
   return architectures.mask2former_architecture(
     config or small_config(),
     mask_criterion.CriterionConfig(num_points=num_points, matcher=matcher),
     max_targets=4,
     ignore_label=255,
     mesh=mesh,
+    **fields,
   )
 
 
@@ -267,6 +268,21 @@ def test_a_seesaw_head_predicts_and_trains_with_its_loss_alone():
   data = dict(batch(2), image=jnp.zeros((2, 64, 64, 3)))
   with pytest.raises(ValueError, match=r"class_head='seesaw'.*--config\.loss\.class_loss=seesaw"):
     model.loss(params, stats, data, jax.random.key(0))
+
+
+def test_logit_adjustment_shifts_the_classes_and_not_no_object(fresh_state):
+  mesh = mesh_lib.data_mesh(jax.devices()[:1])
+  log_prior = np.array([2.0, -1.0, 0.0, 0.5, -3.0], np.float32)
+  image = architectures.normalize(batch(1)["image"])
+  plain, adjusted = (
+    np.asarray(jax.jit(model.predict)(fresh_state.params, fresh_state.stats, image)["class_scores"])
+    for model in (architecture(mesh), architecture(mesh, inference_log_prior=log_prior))
+  )  # [1, Q, C]
+  shifted = plain * np.exp(-log_prior)
+  no_object = 1 - plain.sum(-1, keepdims=True)
+  expected = shifted / (shifted.sum(-1, keepdims=True) + no_object)
+  assert np.abs(expected - plain).max() > 0.1
+  np.testing.assert_allclose(adjusted, expected, atol=1e-5)  # float32 probabilities
 
 
 def test_training_may_compute_in_bfloat16_while_prediction_does_not():

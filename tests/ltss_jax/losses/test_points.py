@@ -142,3 +142,27 @@ def test_kth_smallest_equals_a_sort(seed, top):
   k = rng.integers(1, 30, (4, 1), endpoint=True)
   expected = np.take_along_axis(np.sort(values, 1), k - 1, 1)
   np.testing.assert_array_equal(kth_smallest(values, k), expected)
+
+
+def test_points_on_ignored_pixels_are_left_out_by_hand():
+  label = np.array([[0, 0, 255, 255], [0, 0, 255, 255]], np.uint8)
+  # Centres of a labelled and an ignored pixel, a border between the two, one far outside.
+  x, y = jnp.array([0.125, 0.875, 0.5, 3.0]), jnp.array([0.25, 0.25, 0.25, 0.25])
+  logits, targets = jnp.array([[1.0], [2.0], [3.0], [4.0]]), jnp.array([[1.0], [0.0], [0.5], [0.0]])
+  logits, targets, factor = points.leave_out(
+    points.pad_labels(label[None]), jnp.int32(0), 255, Points(x, y), logits, targets
+  )
+  assert logits[0] == 1 and logits[3] == 4 and targets[0] == 1
+  np.testing.assert_array_equal(jax.nn.sigmoid(logits[1:3]), np.zeros((2, 1)))
+  np.testing.assert_array_equal(targets[1:3], np.zeros((2, 1)))
+  assert factor == 4 / 2
+
+
+def test_a_mask_without_labelled_points_has_the_factor_0_of_nothing():
+  label = np.full((1, 2, 2), 255, np.uint8)
+  at = Points(jnp.array([0.25, 0.75]), jnp.array([0.25, 0.75]))
+  logits, targets, factor = points.leave_out(
+    points.pad_labels(label), jnp.int32(0), 255, at, jnp.ones(2), jnp.ones(2)
+  )
+  softplus = jnp.logaddexp(logits, 0)
+  assert float(factor * (softplus - logits * targets).mean()) == 0
