@@ -7,8 +7,8 @@ Hardware  2 CPU cores.
 Time      3 to 4 minutes in all: drawing, training, evaluating.
 Expected  val mIoU of at least 40 %, mIoU of the rare classes (by image) between 3 and 25 %.
 Measured  seed 0, on 2 cores of a shared machine; rare, common, frequent by image and by pixel:
-          mask2former    47.9 (5.2 18.0 69.3; 3.0 9.1 72.9), 3.2 minutes in all
-          deeplabv3plus  47.2 (6.1 26.6 65.1; 6.1 22.9 66.3), 3.5 minutes with other work beside it
+          mask2former    48.6 (10.2 15.5 69.9; 6.6 7.8 73.5)
+          deeplabv3plus  48.0 (8.2 30.5 64.5; 8.2 25.7 66.1)
 
 The command runs a small Mask2Former; `shapes_lt.py:model=deeplabv3plus` is a small DeepLabV3+.
 `method=` takes rfs, copy_paste, seesaw, frequency_matcher (Mask2Former only) and combinations
