@@ -1,4 +1,4 @@
-"""What a method costs in the training step: `python -m benchmarks.methods`, about five minutes.
+"""What a method costs in the training step: `python -m benchmarks.methods`, about seven minutes.
 
 The steps of the small models of `shapes_lt` take turns on the same batches, so that read as ratios
 to the baseline the times also mean something on a shared machine. Reading the data is left out
