@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import importlib
-import json
 import os
 from collections.abc import Callable
 from typing import Any
@@ -146,13 +145,10 @@ def load(
 
 def _config_of_run(workdir: epath.Path) -> ml_collections.ConfigDict:
   """The config that a run wrote; fields that are newer than the run have their defaults."""
-  path = workdir / run_config.FILE_NAME
-  if not path.exists():
+  saved = run_config.read(workdir)
+  if saved is None:
+    path = workdir / run_config.FILE_NAME
     raise ValueError(f"{path} does not exist; give load(..., config=...) the config of the run")
-  try:
-    saved = json.loads(path.read_text())
-  except json.JSONDecodeError as error:
-    raise ValueError(f"{path} is not readable as JSON ({error}); restore it") from error
   config = common.get_config()
   for name in validation.field_names(config):
     *groups, field = name.split(".")

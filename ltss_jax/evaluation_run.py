@@ -10,7 +10,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from input_pipeline import eval_pipeline, prepared
+from input_pipeline import eval_pipeline, prediction_files, prepared
 from ltss_jax import (
   build,
   evaluate,
@@ -49,7 +49,7 @@ class EvaluationRun:
       train_stats=dataset.train_stats,
     )
     self._config, self._dataset = config, dataset
-    self._directory = epath.Path(workdir) / "eval"
+    self._workdir = workdir
     mesh_lib.check_batch_size(
       "config.eval.batch_size", config.eval.batch_size, jax.device_count(), "devices"
     )
@@ -101,8 +101,8 @@ class EvaluationRun:
     if options.save_json:
       self._write_entries(name, entries)
     if jax.process_index() == 0:
-      results.write_record(record, self._path(name))
-      with self._path(name, "_confusion.npz").open("wb") as file:
+      results.write_record(record, files.record(self._workdir, name))
+      with files.confusion(self._workdir, name).open("wb") as file:
         np.savez_compressed(file, confusion=confusion)
     what = f"step {name}" if isinstance(name, int) else name
     logging.info("%s: %s", what, results.summary_line(record))
@@ -155,8 +155,13 @@ class EvaluationRun:
     parts = evaluate.gather_bytes(json.dumps(entries).encode())
     if jax.process_index() == 0:
       every = {int(index): part for text in parts for index, part in json.loads(text).items()}
-      ordered = [entry for index in sorted(every) for entry in every[index]]
-      run_length.write(self._path(name, "_predictions.json"), ordered)
+      path = files.predictions(self._workdir, name)
+      path.parent.mkdir(parents=True, exist_ok=True)
+      writer = prediction_files.JsonListWriter(path)
+      for index in sorted(every):
+        for entry in every[index]:
+          writer.write(entry)
+      writer.close()
 
   def results(self, name: int | str) -> dict[str, Any]:
     """The record that was written for a step, or for weights of a name.
@@ -164,7 +169,7 @@ class EvaluationRun:
     Raises:
       FileNotFoundError: there is none.
     """
-    path = self._path(name)
+    path = files.record(self._workdir, name)
     if not path.exists():
       raise FileNotFoundError(f"{path} does not exist; --mode=evaluate writes it anew")
     return json.loads(path.read_text())
@@ -173,9 +178,6 @@ class EvaluationRun:
   def predictor(self) -> evaluate.Predictor:
     """With the programs of all shapes evaluated so far, on a mesh of this process's devices."""
     return self._predictor
-
-  def _path(self, name: int | str, ending: str = ".json") -> epath.Path:
-    return self._directory / f"{name}{ending}"
 
 
 def scalars(record: dict[str, Any]) -> dict[str, float]:

@@ -69,6 +69,21 @@ def write(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
   (epath.Path(workdir) / FILE_NAME).write_text(text)
 
 
+def read(workdir: epath.PathLike) -> dict[str, Any] | None:
+  """The config.json of a run as nested dicts; None where there is none.
+
+  Raises:
+    ValueError: the file is damaged.
+  """
+  path = epath.Path(workdir) / FILE_NAME
+  if not path.exists():
+    return None
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:  # not JSON, or not text
+    raise ValueError(f"{path} is not readable as JSON ({error}); restore or remove it") from error
+
+
 def check(
   workdir: epath.PathLike, config: ml_collections.ConfigDict, *, evaluating: bool = False
 ) -> None:
@@ -82,13 +97,10 @@ def check(
   Raises:
     ValueError: fields differ; names each with both values.
   """
-  path = epath.Path(workdir) / FILE_NAME
-  if not path.exists():
+  saved = read(workdir)
+  if saved is None:
     return
-  try:
-    saved = flatten(json.loads(path.read_text()))
-  except json.JSONDecodeError as error:
-    raise ValueError(f"{path} is not readable as JSON ({error}); restore or remove it") from error
+  saved = flatten(saved)
   now = flatten(json.loads(json.dumps(config.to_dict())))
 
   inference = {"data.name", *(f"model.{field}" for field in inference_fields(config.model.name))}

@@ -1,11 +1,9 @@
 """Label maps as COCO's run-length JSON, as evaluation servers of published data sets read it."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 from pycocotools import mask as coco_mask
 
 
@@ -46,16 +44,3 @@ def label_entries(
     }
     for train_id in present
   ]
-
-
-def write(path: epath.PathLike, entries: Sequence[dict[str, Any]]) -> None:
-  """Writes entries as a JSON list, one a line; its directory is made where it is missing.
-
-  Args:
-    path: of the file; an earlier one is replaced.
-    entries: of `label_entries`, of all images.
-  """
-  path = epath.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  lines = ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries)
-  path.write_text(f"[\n{lines}\n]\n")

@@ -23,6 +23,11 @@ def confusion(workdir: epath.PathLike, name: int | str) -> epath.Path:
   return epath.Path(workdir) / "eval" / f"{name}_confusion.npz"
 
 
+def predictions(workdir: epath.PathLike, name: int | str) -> epath.Path:
+  """Run-length masks of all predicted labels."""
+  return epath.Path(workdir) / "eval" / f"{name}_predictions.json"
+
+
 def examples(workdir: epath.PathLike, name: int | str) -> epath.Path:
   """The worst and best of some validation images, with their predictions."""
   return epath.Path(workdir) / "eval" / f"{name}_examples.npz"

@@ -57,7 +57,7 @@ RULES = {
   "ltss_jax.workdir": {"etils"},
   "ltss_jax.train_step": {"absl", "jax", "ltss_jax", "numpy", "optax"},
   "ltss_jax.evaluate": _RUN,
-  "ltss_jax.run_length": {"etils", "numpy", "pycocotools"},
+  "ltss_jax.run_length": {"numpy", "pycocotools"},
   "ltss_jax.views": {"input_pipeline.resize", "ltss_jax.resize_labels", "numpy"},
   "ltss_jax.predict": _RUN,
   "ltss_jax.prediction_writer": {"etils", "input_pipeline", "ltss_jax", "numpy"},

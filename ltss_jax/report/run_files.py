@@ -70,7 +70,7 @@ def read_run(workdir: epath.PathLike, label: str = "") -> Run:
   history = [(int(name), _read_record(workdir, name)) for name in names if name.isdigit()]
   evaluated = names[-1]
   record = history[-1][1] if evaluated.isdigit() else _read_record(workdir, evaluated)
-  config = _read_json(workdir / run_config.FILE_NAME) or {}
+  config = run_config.read(workdir) or {}
   return Run(
     workdir=workdir,
     label=label or workdir.name,

@@ -7,6 +7,7 @@ from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as st_numpy
 from pycocotools import mask as coco_mask
 
+from input_pipeline import prediction_files
 from ltss_jax import run_length
 
 IDS = (7, 300, 12)
@@ -49,5 +50,8 @@ def test_the_file_is_a_list_of_entries(tmp_path):
   label = np.arange(12, dtype=np.uint16).reshape(3, 4) % 3
   entries = run_length.label_entries(label, IDS, "é.png")
   for wanted in (entries, []):
-    run_length.write(tmp_path / "new" / "x.json", wanted)
-    assert json.loads((tmp_path / "new" / "x.json").read_text()) == wanted
+    writer = prediction_files.JsonListWriter(tmp_path / "x.json")
+    for entry in wanted:
+      writer.write(entry)
+    writer.close()
+    assert json.loads((tmp_path / "x.json").read_text()) == wanted
