@@ -13,9 +13,10 @@ import jax
 import numpy as np
 from absl import app
 
+from benchmarks import training
 from configs import shapes_lt
 from input_pipeline import pipeline, prepared
-from ltss_jax import build, dataset as dataset_lib, mesh as mesh_lib, optimizer, train_step
+from ltss_jax import build, dataset as dataset_lib, mesh as mesh_lib
 
 _BATCHES, _ROUNDS = 8, 24
 # What differs from the baseline's config, for both models.
@@ -34,16 +35,7 @@ _MASK2FORMER_METHODS = {
 
 def _step(config, dataset: dataset_lib.Dataset, mesh: jax.sharding.Mesh) -> Callable:
   """Function of a batch that does one step and waits for it; compiled."""
-  architecture = build.build_architecture(
-    config,
-    num_classes=dataset.metadata.num_classes,
-    ignore_label=dataset.metadata.ignore_label,
-    mesh=mesh,
-    train_stats=dataset.train_stats,
-  )
-  transform = optimizer.make_optimizer(build.optimizer_config(config), architecture.decays)
-  state = train_step.init_state(architecture, transform, config.seed, mesh)
-  step = train_step.make_train_step(architecture, transform, mesh, seed=0, log_every_steps=100)
+  _, state, step = training.make(config, dataset, mesh)
 
   def run(batch) -> None:
     nonlocal state

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app
 
-from benchmarks import against_transformers
+from benchmarks import against_transformers, training
 from configs import shapes_lt
 from input_pipeline import eval_pipeline, pipeline, prepared
 from ltss_jax import (
@@ -26,9 +26,7 @@ from ltss_jax import (
   dataset as dataset_lib,
   evaluate,
   mesh as mesh_lib,
-  optimizer,
   resize_labels,
-  train_step,
 )
 from ltss_jax.losses import pixel
 
@@ -104,16 +102,7 @@ def training_and_evaluation() -> None:
     config.data.dir = data_dir
     config, dataset = dataset_lib.prepare_run(config)
     mesh = mesh_lib.data_mesh()
-    architecture = build.build_architecture(
-      config,
-      num_classes=dataset.metadata.num_classes,
-      ignore_label=dataset.metadata.ignore_label,
-      mesh=mesh,
-      train_stats=dataset.train_stats,
-    )
-    transform = optimizer.make_optimizer(build.optimizer_config(config), architecture.decays)
-    state = train_step.init_state(architecture, transform, config.seed, mesh)
-    step = train_step.make_train_step(architecture, transform, mesh, seed=0, log_every_steps=_STEPS)
+    architecture, state, step = training.make(config, dataset, mesh)
     source = prepared.open_source(dataset.directory, "train")
     pipeline_config = build.train_pipeline_config(config, dataset, architecture.max_targets)
     with pipeline.train_iterator(source, pipeline_config) as batches:

@@ -40,59 +40,10 @@ def get_config() -> ml_collections.ConfigDict:
         # those of the backbone alone or of the whole model. "": random weights.
         "checkpoint": "",
       },
-      "train": {
-        "steps": 0,  # optimizer updates; 0: from the number of training images
-        "grad_accumulation": 1,  # slices a batch is run in, one after another, to save memory
-        "log_every_steps": 100,  # updates between two progress lines
-        # Updates in a row left out for a loss or gradient that is not finite; one more stops.
-        "max_nonfinite_steps": 5,
-        # Updates between two pictures of predictions for TensorBoard; 0: none.
-        "log_images_every_steps": 0,
-        "log_images": 4,  # validation images shown, always the same ones
-        # Write WORKDIR/report.html at the end, and keep the pictures for it (docs/report.md).
-        "report": True,
-        # Project of Weights & Biases that metrics and pictures are sent to as well; "": none.
-        "wandb_project": "",
-      },
-      "eval": {
-        "every_steps": 10_000,  # updates between two evaluations; 0: from train.steps
-        "min_size": 512,  # px, shorter side of a test image; 0: native size
-        "max_size": 2048,  # px, limit on the longer side of a test image
-        "batch_size": 8,  # images of equal shape evaluated together, over all devices and processes
-        # Shorter sides, px, whose score maps are averaged, as (256, 384, 512, 640, 768, 896);
-        # (): min_size alone.
-        "scales": (),
-        "scales_max_size": 3584,  # px, limit on the longer side at these scales
-        "flip": False,  # average with the scores of the mirrored image
-        "window": 0,  # px, side of windows that the model sees one by one; 0: the whole image
-        "window_stride": 0,  # px between windows; 0: two thirds of their side
-        # Input sides are padded to multiples of this, for fewer compilations. 1: never padded, as
-        # padding changes results; how much is reported.
-        "shape_multiple": 1,
-        "save_json": False,  # write run-length masks of all predictions beside the record
-        # Of the computation in evaluation and prediction, which the release runs in float32.
-        "dtype": "float32",
-        # Multiple of the log prior that is taken from the class logits, for rare classes; 0: off.
-        "logit_adjustment": 0.0,
-        # Of the checkpoint that --mode=evaluate and predict use; 0: the latest, -1: best by mIoU.
-        "step": 0,
-      },
-      "predict": {
-        "save_scores": False,  # write <name>.npz beside the labels: scores [C, H, W], float32
-        "save_summary": False,  # write summary.json: the classes of every image and their pixels
-        # Write predictions.json: run-length masks with the data set's own ids, for submission.
-        "save_json": False,
-        "max_pixels": 67_108_864,  # of an input image; larger ones are refused, not read
-      },
-      "export": {
-        "batch_size": 0,  # images a call; 0: any number
-        "height": 0,  # px, of the exported model's input; 0: eval.min_size, else data.crop_size
-        "width": 0,  # px, likewise
-        # That the artifact runs on: "cpu", "cuda", "rocm", "tpu". For "tpu" alone it has the TPU's
-        # own kernels, else plain operations.
-        "platforms": ("cpu", "cuda", "tpu"),
-        "scores": False,  # return the scores of all classes as well: [B, H, W, C], float32
-      },
+      "train": _train(),
+      "eval": _eval(),
+      "predict": _predict(),
+      "export": _export(),
       "checkpoint": {
         "every_steps": 5_000,  # updates between two checkpoints; 0: as often as evaluations
         "keep": 3,  # last checkpoints kept, beside the best by mIoU
@@ -229,4 +180,73 @@ def _optimizer() -> dict:
     "clip_norm": 0.01,  # largest norm of the gradient of the whole model; 0: not clipped
     "poly_power": 0.9,  # of the schedule learning_rate * (1 - step / steps)^poly_power
     "warmup_steps": 0,  # updates over which the rate rises linearly to the schedule's
+  }
+
+
+def _train() -> dict:
+  """Fields of the training loop and of what it shows on the way."""
+  return {
+    "steps": 0,  # optimizer updates; 0: from the number of training images
+    "grad_accumulation": 1,  # slices a batch is run in, one after another, to save memory
+    "log_every_steps": 100,  # updates between two progress lines
+    # Updates in a row left out for a loss or gradient that is not finite; one more stops.
+    "max_nonfinite_steps": 5,
+    # Updates between two pictures of predictions for TensorBoard; 0: none.
+    "log_images_every_steps": 0,
+    "log_images": 4,  # validation images shown, always the same ones
+    # Write WORKDIR/report.html at the end, and keep the pictures for it (docs/report.md).
+    "report": True,
+    # Project of Weights & Biases that metrics and pictures are sent to as well; "": none.
+    "wandb_project": "",
+  }
+
+
+def _eval() -> dict:
+  """Fields of the evaluation; prediction uses those of the input as well."""
+  return {
+    "every_steps": 10_000,  # updates between two evaluations; 0: from train.steps
+    "min_size": 512,  # px, shorter side of a test image; 0: native size
+    "max_size": 2048,  # px, limit on the longer side of a test image
+    "batch_size": 8,  # images of equal shape evaluated together, over all devices and processes
+    # Shorter sides, px, whose score maps are averaged, as (256, 384, 512, 640, 768, 896);
+    # (): min_size alone.
+    "scales": (),
+    "scales_max_size": 3584,  # px, limit on the longer side at these scales
+    "flip": False,  # average with the scores of the mirrored image
+    "window": 0,  # px, side of windows that the model sees one by one; 0: the whole image
+    "window_stride": 0,  # px between windows; 0: two thirds of their side
+    # Input sides are padded to multiples of this, for fewer compilations. 1: never padded, as
+    # padding changes results; how much is reported.
+    "shape_multiple": 1,
+    "save_json": False,  # write run-length masks of all predictions beside the record
+    # Of the computation in evaluation and prediction, which the release runs in float32.
+    "dtype": "float32",
+    # Multiple of the log prior that is taken from the class logits, for rare classes; 0: off.
+    "logit_adjustment": 0.0,
+    # Of the checkpoint that --mode=evaluate and predict use; 0: the latest, -1: best by mIoU.
+    "step": 0,
+  }
+
+
+def _predict() -> dict:
+  """Fields of what `--mode=predict` writes."""
+  return {
+    "save_scores": False,  # write <name>.npz beside the labels: scores [C, H, W], float32
+    "save_summary": False,  # write summary.json: the classes of every image and their pixels
+    # Write predictions.json: run-length masks with the data set's own ids, for submission.
+    "save_json": False,
+    "max_pixels": 67_108_864,  # of an input image; larger ones are refused, not read
+  }
+
+
+def _export() -> dict:
+  """Fields of `--mode=export`."""
+  return {
+    "batch_size": 0,  # images a call; 0: any number
+    "height": 0,  # px, of the exported model's input; 0: eval.min_size, else data.crop_size
+    "width": 0,  # px, likewise
+    # That the artifact runs on: "cpu", "cuda", "rocm", "tpu". For "tpu" alone it has the TPU's
+    # own kernels, else plain operations.
+    "platforms": ("cpu", "cuda", "tpu"),
+    "scores": False,  # return the scores of all classes as well: [B, H, W, C], float32
   }

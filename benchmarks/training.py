@@ -1,0 +1,35 @@
+"""The training step that benchmarks time."""
+
+import jax
+import ml_collections
+
+from ltss_jax import architectures, build, dataset as dataset_lib, optimizer, train_step
+from ltss_jax.types import TrainState
+
+
+def make(
+  config: ml_collections.ConfigDict,
+  dataset: dataset_lib.Dataset,
+  mesh: jax.sharding.Mesh,
+) -> tuple[architectures.Architecture, TrainState, train_step.StepFunction]:
+  """Builds what a training starts with.
+
+  Args:
+    config: resolved.
+    dataset: of the config.
+    mesh: over which batches are split.
+
+  Returns:
+    The architecture, a fresh state and the step, which compiles on first use.
+  """
+  architecture = build.build_architecture(
+    config,
+    num_classes=dataset.metadata.num_classes,
+    ignore_label=dataset.metadata.ignore_label,
+    mesh=mesh,
+    train_stats=dataset.train_stats,
+  )
+  transform = optimizer.make_optimizer(build.optimizer_config(config), architecture.decays)
+  state = train_step.init_state(architecture, transform, config.seed, mesh)
+  step = train_step.make_train_step(architecture, transform, mesh, seed=0, log_every_steps=100)
+  return architecture, state, step
