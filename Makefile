@@ -77,8 +77,9 @@ bench: $(INSTALLED)
 aot: $(AOT_TPU)/.installed $(AOT_GPU)/.installed
 	$(AOT_TPU)/bin/python -m kernels.ms_deform_attn.aot v5e
 	$(AOT_GPU)/bin/python -m kernels.ms_deform_attn.aot h100
-	$(AOT_TPU)/bin/python -m benchmarks.aot_train_step v5e
-	$(AOT_GPU)/bin/python -m benchmarks.aot_train_step h100
+	$(AOT_TPU)/bin/python -m benchmarks.aot_train_step --target=v5e --config=configs/coco_stuff_lt.py
+	$(AOT_GPU)/bin/python -m benchmarks.aot_train_step --target=h100 --config=configs/coco_stuff_lt.py \
+	  --config.batch_size=4
 
 aot-all: aot
 	for target in v4 v5p v6e tpu7x; do \

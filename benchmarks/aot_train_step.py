@@ -1,76 +1,100 @@
-"""Compiles a complete Mask2Former training step for chips that are not there.
+"""Compiles a complete training step for chips that are not there: does it fit, what does it move?
 
-`python -m benchmarks.aot_train_step v5e` compiles the R50 recipe of COCO-Stuff-LT, 16 crops of 512,
-for four TPU v5e with scipy's matching as a host callback (3 minutes on two CPU cores); `h100` the
-same for one H100 with 4 images and `optax` matching, as a callback cannot be compiled for a GPU
-that is absent. Environments as for `python -m kernels.ms_deform_attn.aot`, with this project's
-requirements beside: `make aot` makes them. Prints the memory that each device needs, and fails
-where the step moves anything but sums between devices, or misses a kernel.
+python -m benchmarks.aot_train_step --target=v5e --config=configs/coco_stuff_lt.py
+python -m benchmarks.aot_train_step --target=h100 --config=configs/ade20k.py:backbone=swin_t
+
+compile the recipe of any config file with its variants, its batch divided over the smallest named
+slice of the TPU (four chips) or given to one H100, and print the memory that each device needs. The
+first takes three minutes on two CPU cores. For a GPU, Mask2Former is matched by `optax`, as a host
+callback cannot be compiled for one that is absent. Environments as for `python -m
+kernels.ms_deform_attn.aot`, with this project's requirements beside: `make aot` makes them. Fails
+where the step moves anything but sums between devices, or Mask2Former's misses a kernel.
 """
 
-import sys
 import time
 
 import jax
 import jax.numpy as jnp
+import ml_collections
+from absl import app, flags
+from ml_collections import config_flags
 
-from configs import coco_stuff_lt
+from configs import flags as config_parsing
+from input_pipeline import class_tables
 from kernels.ms_deform_attn import aot_gpu, aot_tpu
-from ltss_jax import build, mesh as mesh_lib, optimizer, train_step
+from ltss_jax import build, dataset as dataset_lib, mesh as mesh_lib, optimizer, train_step as steps
 
-NUM_CLASSES, IGNORE_LABEL = 171, 255
-# What the compiled program calls for a Pallas kernel.
-_KERNELS = {"v5e": '"tpu_custom_call"', "h100": '"__gpu$xla.gpu.triton"'}
-_GATHERS = ("all-gather", "all-to-all", "collective-permute")
+# What compiled programs call for a Pallas kernel, on a TPU and on a GPU.
+_KERNELS = ('"tpu_custom_call"', '"__gpu$xla.gpu.triton"')
+_MOVES = ("all-gather", "all-to-all", "collective-permute")
+# Matrix products by cuBLAS: without a card nothing is tuned, and what XLA takes untuned, its own
+# kernels, cannot be built for some resizes (on a card those candidates are dropped).
+_GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False}
 
 
-def lower(devices, *, batch_size: int, matcher: str) -> jax.stages.Lowered:
-  """Lowers the training step of the recipe for a mesh of these devices."""
-  config = coco_stuff_lt.get_config()
-  config.batch_size, config.loss.matcher = batch_size, matcher
+def lower(config: ml_collections.ConfigDict, devices) -> jax.stages.Lowered:
+  """Lowers the training step of a config for a mesh of these devices."""
+  if config.data.name in class_tables.NAMES:  # which need not be there
+    table = class_tables.load_class_table(config.data.name)
+    metadata, train_stats = table.metadata, table.train_stats
+  else:
+    config, dataset = dataset_lib.prepare_run(config)
+    metadata, train_stats = dataset.metadata, dataset.train_stats
   mesh = mesh_lib.data_mesh(devices)
+  mesh_lib.check_batch_size("config.batch_size", config.batch_size, len(devices), "devices")
   architecture = build.build_architecture(
-    config, num_classes=NUM_CLASSES, ignore_label=IGNORE_LABEL, mesh=mesh
+    config,
+    num_classes=metadata.num_classes,
+    ignore_label=metadata.ignore_label,
+    mesh=mesh,
+    train_stats=train_stats,
   )
   transform = optimizer.make_optimizer(build.optimizer_config(config), architecture.decays)
-  step = train_step.make_train_step(
+  step = steps.make_train_step(
     architecture, transform, mesh, seed=config.seed, log_every_steps=config.train.log_every_steps
   )
   sharding, crop = mesh_lib.batch_sharding(mesh), config.data.crop_size
   shapes = {
     "image": ((crop, crop, 3), jnp.uint8),
-    "label": ((crop, crop), jnp.uint8),
-    "classes": ((architecture.max_targets,), jnp.int32),
-    "dropped_classes": ((), jnp.int32),
+    "label": ((crop, crop), jnp.uint8 if metadata.ignore_label < 256 else jnp.uint16),
   }
+  if architecture.max_targets:
+    shapes["classes"] = ((architecture.max_targets,), jnp.int32)
+    shapes["dropped_classes"] = ((), jnp.int32)
   batch = {
-    name: jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=sharding)
+    name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=sharding)
     for name, (shape, dtype) in shapes.items()
   }
-  return step.lower(train_step.abstract_state(architecture, transform, mesh), batch)
+  return step.lower(steps.abstract_state(architecture, transform, mesh), batch)
 
 
-def main(target: str) -> None:
+def main(_) -> None:
   """Compiles for one target and prints what comes out."""
-  if target == "v5e":
-    devices, options = aot_tpu.topology(target).devices, {"batch_size": 16, "matcher": "scipy"}
-  elif target == "h100":
-    devices, options = aot_gpu.topology().devices, {"batch_size": 4, "matcher": "optax"}
+  target, config = flags.FLAGS.target, flags.FLAGS.config
+  if target == "h100":
+    devices, options = aot_gpu.topology().devices, _GPU_OPTIONS
+    config.loss.matcher = "optax"
   else:
-    raise SystemExit(f"no target {target!r}; choose from {sorted(_KERNELS)}")
+    devices, options = aot_tpu.topology(target).devices, None
   start = time.perf_counter()
-  compiled = lower(devices, **options).compile()
+  compiled = lower(config, devices).compile(options)
   seconds = time.perf_counter() - start
   program, memory = compiled.as_text(), compiled.memory_analysis()
-  kernels = program.count(_KERNELS[target])
-  print(f"{target}, {len(devices)} device(s), {options}: compiled in {seconds:.0f} s")
+  kernels = sum(program.count(name) for name in _KERNELS)
+  print(
+    f"{config_parsing.config_argument()}, batch {config.batch_size}, {len(devices)} x {target}:"
+    f" compiled in {seconds:.0f} s"
+  )
   print(f"  arguments {memory.argument_size_in_bytes / 2**30:.2f} GiB of each device")
   print(f"  temporaries {memory.temp_size_in_bytes / 2**30:.2f} GiB")
   print(f"  {kernels} calls of kernels, {program.count('all-reduce(')} all-reduces")
-  moved = [move for move in _GATHERS if move in program]
-  if moved or not kernels:
+  moved = [move for move in _MOVES if move in program]
+  if moved or (config.model.name == "mask2former" and not kernels):
     raise SystemExit(f"{target}: {kernels} kernels, operands moved by {moved}")
 
 
 if __name__ == "__main__":
-  main(*sys.argv[1:2] or [""])
+  config_flags.DEFINE_config_file("config", None, "Config file and its variants.")
+  flags.DEFINE_enum("target", None, [*aot_tpu.TOPOLOGIES, "h100"], "Chip to compile for.")
+  flags.mark_flags_as_required(["config", "target"])
+  app.run(main, flags_parser=config_parsing.parse_flags)
