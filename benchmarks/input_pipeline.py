@@ -275,7 +275,7 @@ def factors() -> None:
   for reduce in repeat_factor.REDUCTIONS:
     start = time.perf_counter()
     stats = class_stats.class_stats(counts, NUM_CLASSES)
-    threshold = repeat_factor.default_threshold("", stats)
+    threshold = repeat_factor.default_threshold(stats)
     result = repeat_factor.repeat_factors(counts, stats, threshold=threshold, reduce=reduce)
     seconds = time.perf_counter() - start
     print(f"repeat factors ({reduce}), 118,287 x 171: {seconds:.3f} s, mean {result.mean():.3f}")

@@ -61,10 +61,12 @@ def _data() -> dict:
     "ignore_label": 255,  # folder only: label value of pixels that count for nothing
     "crop_size": 512,  # px, side of a training crop; 0: from the images' median size
     "base_size": 512,  # px, shorter side at scale factor 1.0; 0: the images' median one
-    "min_factor": 0.5,  # smallest scale factor, of base_size
-    "max_factor": 2.0,  # largest scale factor, of base_size
+    "min_factor": 0.5,  # smallest scale factor, of base_size; they are the multiples of 0.1 ...
+    "max_factor": 2.0,  # ... from it up to this
     "max_size": 2048,  # px, limit on the longer side after scaling
     "color_jitter": True,  # brightness, contrast, saturation and hue as in SSD
+    # Crops in which one class has this share of the labelled pixels are drawn again; 1.0: none.
+    "max_category_share": 1.0,
     "flip": True,  # mirror half of the images, with left and right classes swapped
     # True: images decoded, resized and coloured bit by bit as in the release, which takes half as
     # long again. False: off by less than 0.5 on average, and by 3 or so at most in photographs.

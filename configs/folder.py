@@ -46,7 +46,7 @@ def get_config(variants: str = "") -> ml_collections.ConfigDict:
   config.data.crop_size = 0
   config.data.base_size = 0
   # What the release draws from, 0.5 to 2 and colours too, takes longer to learn than a CPU has.
-  config.data.min_factor = 0.75
+  config.data.min_factor = 0.8
   config.data.max_factor = 1.5
   config.data.color_jitter = False
   config.data.num_workers = 2

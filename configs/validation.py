@@ -60,6 +60,7 @@ _MASK2FORMER_METHODS = {
   "loss.frequency_matcher": False,
   "loss.ignored_pixels": "background",
   "model.pixel_head": False,
+  "model.class_head": "softmax",
 }
 # The decoders' group norms have 32 groups.
 _CHANNEL_GROUPS = 32
@@ -119,6 +120,7 @@ RANGES = {
   "data.min_factor": _POSITIVE,
   "data.max_factor": _POSITIVE,
   "data.max_size": Range(_SMALLEST_CROP),
+  "data.max_category_share": Range(0, 1, low_open=True),
   "data.repeat_threshold": Range(0, 1),
   "data.copy_paste_min_scale": _POSITIVE,
   "data.copy_paste_max_scale": _POSITIVE,
@@ -358,10 +360,10 @@ def _validate_pairs(config: ml_collections.ConfigDict) -> None:
       "config.data.root='' names no folder; give --config.data.root=DIR, a directory with"
       " images/{train,val}, annotations/{train,val} and classes.txt"
     )
-  if data.min_factor > data.max_factor:
+  if math.ceil(10 * data.min_factor - 1e-6) > math.floor(10 * data.max_factor + 1e-6):
     raise ValueError(
-      f"config.data.min_factor={data.min_factor} must be at most"
-      f" config.data.max_factor={data.max_factor}"
+      f"config.data.min_factor={data.min_factor} and config.data.max_factor={data.max_factor} must"
+      " have a multiple of 0.1 between them: scale factors are drawn from those"
     )
   _validate_copy_paste(data)
   _validate_views(config.eval)

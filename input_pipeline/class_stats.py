@@ -128,11 +128,14 @@ class ClassStats:
     images_with_class: number of images that show the class, int64 [C].
     pixel_share_sum: sum over the images of (pixels of the class) / (H * W), float64 [C]. Ignored
       pixels stay in the denominator.
+    official_name: of the data set whose published table the numbers are; "" where they are of the
+      data at hand.
   """
 
   num_images: int
   images_with_class: np.ndarray
   pixel_share_sum: np.ndarray
+  official_name: str = ""
 
 
 def class_stats(pixel_counts: PixelCounts, num_classes: int) -> ClassStats:

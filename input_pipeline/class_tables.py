@@ -91,15 +91,17 @@ def load_class_table(name: str) -> ClassTable:
     ),
     num_train_images=facts.num_train_images,
     num_val_images=facts.num_val_images,
-    train_stats=_train_stats(rows, facts.num_train_images),
+    train_stats=_train_stats(name, rows, facts.num_train_images),
   )
 
 
-def _train_stats(rows: list[dict[str, str]], num_images: int) -> class_stats.ClassStats | None:
+def _train_stats(
+  name: str, rows: list[dict[str, str]], num_images: int
+) -> class_stats.ClassStats | None:
   if "train_images_with_class" not in rows[0]:
     return None
   images_with_class = np.array([int(row["train_images_with_class"]) for row in rows], np.int64)
   pixel_share_sum = np.array([float(row["train_pixel_share_sum"]) for row in rows], np.float64)
   for array in (images_with_class, pixel_share_sum):
     array.flags.writeable = False  # the record is cached and shared
-  return class_stats.ClassStats(num_images, images_with_class, pixel_share_sum)
+  return class_stats.ClassStats(num_images, images_with_class, pixel_share_sum, name)

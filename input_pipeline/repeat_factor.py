@@ -51,24 +51,24 @@ def class_frequency(stats: class_stats.ClassStats, level: str = "image") -> np.n
   return _level_counts(stats, level) / stats.num_images
 
 
-def default_threshold(name: str, stats: class_stats.ClassStats, level: str = "image") -> float:
+def default_threshold(stats: class_stats.ClassStats, level: str = "image") -> float:
   """The frequency t below which classes are repeated.
 
   Args:
-    name: of the data set.
-    stats: of its training split.
+    stats: of the training split.
     level: as in `class_frequency`.
 
   Returns:
-    The published value where there is one, for image level; else a / N with a the count at the
-    border of the rare and the common group (`class_stats.frequency_threshold`).
+    For image level the published value, where the statistics are the table that it goes with; else
+    a / N with a the count at the border of the rare and the common group
+    (`class_stats.frequency_threshold`).
 
   Raises:
     ValueError: if there is no such level.
   """
   counts = _level_counts(stats, level)
-  if level == "image" and name in PUBLISHED_THRESHOLDS:
-    return PUBLISHED_THRESHOLDS[name]
+  if level == "image" and stats.official_name in PUBLISHED_THRESHOLDS:
+    return PUBLISHED_THRESHOLDS[stats.official_name]
   return class_stats.frequency_threshold(counts, stats.num_images)
 
 

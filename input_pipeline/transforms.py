@@ -95,13 +95,15 @@ class ResizeShortestEdge:
       raise ValueError(
         f"No size to resize to: base_size={self.base_size}, min_factor={self.min_factor}, "
         f"max_factor={self.max_factor}, max_size={self.max_size}; sizes must be at least 1 pixel "
-        "and min_factor at most max_factor."
+        "and a multiple of 0.1 must lie between the factors."
       )
 
   @property
   def sizes(self) -> list[int]:
     """Shorter sides to draw from, in pixels (16 of them by default)."""
-    factors = range(round(10 * self.min_factor), round(10 * self.max_factor) + 1)
+    # The multiples of 0.1 between both; what they lack to one is rounding.
+    first, last = math.ceil(10 * self.min_factor - 1e-6), math.floor(10 * self.max_factor + 1e-6)
+    factors = range(first, last + 1)
     return [int(factor * 0.1 * self.base_size) for factor in factors]
 
   def draw(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:

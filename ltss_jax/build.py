@@ -210,11 +210,12 @@ def _query_numbers(
   config: ml_collections.ConfigDict, stats: class_stats.ClassStats | None
 ) -> tuple[int, ...] | None:
   """Queries of a target by class [C] for the frequency-based matcher, None without it."""
-  loss, name = config.loss, config.data.name
+  loss = config.loss
   if not loss.frequency_matcher:
     return None
   stats = _required(stats, "loss.frequency_matcher", True)
-  threshold = loss.query_threshold or repeat_factor.PUBLISHED_QUERY_THRESHOLDS.get(name)
+  published = repeat_factor.PUBLISHED_QUERY_THRESHOLDS.get(stats.official_name)
+  threshold = loss.query_threshold or published
   if threshold is None:
     threshold = class_stats.frequency_threshold(stats.images_with_class, stats.num_images)
   frequency = repeat_factor.class_frequency(stats)
@@ -249,7 +250,7 @@ def _repeat_factors(config: ml_collections.ConfigDict, dataset: Dataset) -> np.n
   if data.sampler != "repeat_factor" and not data.copy_paste_repeat_factor:
     return None
   stats, level = dataset.train_stats, data.repeat_level
-  threshold = data.repeat_threshold or repeat_factor.default_threshold(data.name, stats, level)
+  threshold = data.repeat_threshold or repeat_factor.default_threshold(stats, level)
   factors = repeat_factor.repeat_factors(
     dataset.train_counts, stats, threshold=threshold, level=level, reduce=data.repeat_reduce
   )
@@ -312,6 +313,7 @@ def train_pipeline_config(
     min_factor=data.min_factor,
     max_factor=data.max_factor,
     max_size=data.max_size,
+    max_category_share=data.max_category_share,
     color_jitter=data.color_jitter,
     flip=data.flip,
     ignore_label=dataset.metadata.ignore_label,

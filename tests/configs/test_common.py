@@ -160,6 +160,7 @@ def test_data_and_cadence_are_those_of_the_released_recipe(name, model):
     "max_factor": 2.0,
     "max_size": max_size,
     "color_jitter": True,
+    "max_category_share": 1.0,
     "flip": True,
     "exact_pixels": False,
     "sampler": "uniform",

@@ -67,7 +67,8 @@ from configs import common, shapes_lt, validation
     (
       "data.min_factor",
       3.0,
-      "config.data.min_factor=3.0 must be at most config.data.max_factor=1.5",
+      "config.data.min_factor=3.0 and config.data.max_factor=1.5 must have a multiple of 0.1"
+      " between them: scale factors are drawn from those",
     ),
     (
       "data.sampler",
@@ -189,6 +190,13 @@ def test_wrong_value_names_field_value_and_nearest(field, value, message):
       True,
       "config.model.pixel_head=True needs config.model.name='mask2former', not"
       " 'deeplabv3plus'; leave it at False, or choose model=mask2former",
+    ),
+    (
+      "model=deeplabv3plus",
+      "model.class_head",
+      "seesaw",
+      "config.model.class_head='seesaw' needs config.model.name='mask2former', not"
+      " 'deeplabv3plus'; leave it at 'softmax', or choose model=mask2former",
     ),
     (
       "model=mask2former",

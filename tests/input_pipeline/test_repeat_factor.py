@@ -1,12 +1,13 @@
 """Repeat factors by hand, and the stream that they make."""
 
+import dataclasses
 import pickle
 
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from input_pipeline import class_stats, repeat_factor, sampling
+from input_pipeline import class_stats, class_tables, repeat_factor, sampling
 
 # Four images of 10 x 10 pixels. Class 0 is in three of them, class 1 in two, class 2 in one; the
 # last image has no class at all.
@@ -71,13 +72,15 @@ class TestFactorsByHand:
     np.testing.assert_allclose(got, expected, rtol=1e-12)  # another order of summation
 
   def test_default_thresholds(self):
-    assert repeat_factor.default_threshold("mhp_v2_lt", STATS) == 0.0012
-    assert repeat_factor.default_threshold("coco_stuff_lt", STATS) == 0.0012
-    assert repeat_factor.default_threshold("ade20k_full", STATS) == 0.0003
+    published = {"mhp_v2_lt": 0.0012, "coco_stuff_lt": 0.0012, "ade20k_full": 0.0003}
+    for name, threshold in published.items():
+      official = class_tables.load_class_table(name).train_stats
+      assert repeat_factor.default_threshold(official) == threshold
     # Three classes: a is the entry int(0.2 * 3) = 0 of the ascending counts, that is 1 of 4 images.
-    assert repeat_factor.default_threshold("folder", STATS) == 0.25
+    assert repeat_factor.default_threshold(STATS) == 0.25
     # Nothing is published for the pixel level: 0.04 images of 4.
-    assert repeat_factor.default_threshold("mhp_v2_lt", STATS, "pixel") == pytest.approx(0.01)
+    published = dataclasses.replace(STATS, official_name="mhp_v2_lt")
+    assert repeat_factor.default_threshold(published, "pixel") == pytest.approx(0.01)
 
   def test_wrong_arguments(self):
     with pytest.raises(ValueError, match="level is 'pixels'; it must be one of image, pixel"):

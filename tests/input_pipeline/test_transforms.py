@@ -83,6 +83,14 @@ class TestResizeShortestEdge:
       assert same[~corner].all()
       assert (~corner).mean() > 0.2
 
+  @pytest.mark.parametrize(
+    ("least", "most", "expected"),
+    [(0.5, 0.8, [50, 60, 70, 80]), (0.75, 1.04, [80, 90, 100]), (0.3, 0.3, [30])],
+  )
+  def test_factors_are_the_multiples_of_a_tenth_in_between(self, least, most, expected):
+    sizes = transforms.ResizeShortestEdge(100, 1000, least, most).sizes
+    np.testing.assert_allclose(sizes, expected, atol=1)  # cut, as the release does
+
   def test_impossible_sizes_name_the_fields(self):
     with pytest.raises(ValueError, match="min_factor=2.0, max_factor=0.5"):
       transforms.ResizeShortestEdge(64, 100, 2.0, 0.5)
