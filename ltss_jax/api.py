@@ -163,7 +163,7 @@ def _config_of_run(workdir: epath.Path) -> ml_collections.ConfigDict:
 
 def _config_of_weights(directory: epath.Path) -> ml_collections.ConfigDict:
   """The config file of the data set, with the model that stands beside the weights."""
-  info = checkpoint.load_weights(directory)[2]
+  info = checkpoint.read_info(directory)
   data, model = info.get("data", ""), dict(info.get("model", {}))
   if data == "folder" or data not in validation.CHOICES["data.name"]:
     raise ValueError(

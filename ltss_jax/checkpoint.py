@@ -23,12 +23,13 @@ class Checkpoints:
   only when it is complete. Use as a context manager: leaving it waits for the save in progress.
   """
 
-  def __init__(self, directory: epath.PathLike, keep: int = 1):
+  def __init__(self, directory: epath.PathLike, keep: int = 1, *, read_only: bool = False):
     """Opens (or creates) the directory.
 
     Args:
       directory: local path or gs://.
       keep: how many of the latest checkpoints stay, beside the best.
+      read_only: leave alone what is being written there: another process may be training.
     """
     policies = ocp.training.preservation_policies
     self._directory = _absolute(directory)
@@ -45,7 +46,7 @@ class Checkpoints:
           ),
         ]
       ),
-      cleanup_tmp_directories=True,
+      cleanup_tmp_directories=not read_only,
     )
 
   def __enter__(self) -> "Checkpoints":
@@ -71,6 +72,10 @@ class Checkpoints:
     scored = [(c.metrics[METRIC], c.step) for c in self._checkpointer.checkpoints if c.metrics]
     return max(scored)[1] if scored else None
 
+  def is_scored(self, step: int) -> bool:
+    """Whether the checkpoint of this step was saved with its mIoU."""
+    return any(c.step == step and c.metrics for c in self._checkpointer.checkpoints)
+
   def find(self, wanted: int) -> int | None:
     """The step that a number, LATEST or BEST stands for; None where there is no such checkpoint.
 
@@ -84,7 +89,8 @@ class Checkpoints:
     """Starts to save in the background; waits first for the save before it.
 
     Args:
-      step: number of the checkpoint; nothing happens if it exists.
+      step: number of the checkpoint. If it exists nothing happens, unless it has no mIoU yet and
+        one is given: then it is replaced.
       state: train state.
       data_state: JSON-like state of the data iterator.
       miou: of this state, in percent, where it was evaluated.
@@ -93,14 +99,15 @@ class Checkpoints:
       CheckpointError: this save, or the one before, failed.
     """
     self.wait()
-    if step in self.steps:
+    exists = step in self.steps
+    if exists and (miou is None or self.is_scored(step)):
       return
     metrics = None if miou is None else {METRIC: miou}
     items = {"state": state, "data": dict(data_state)}
     try:
-      self._checkpointer.save_checkpointables_async(step, items, metrics=metrics)
+      self._checkpointer.save_checkpointables_async(step, items, overwrite=exists, metrics=metrics)
     except Exception as error:
-      raise self._failed("save", step, error) from error
+      raise self._failed(step, error) from error
 
   def wait(self) -> None:
     """Waits for the save in progress.
@@ -111,7 +118,7 @@ class Checkpoints:
     try:
       self._checkpointer.wait()
     except Exception as error:
-      raise self._failed("save", None, error) from error
+      raise self._failed(None, error) from error
 
   def restore(
     self, state: Any, data_state: Mapping[str, Any] | None = None, step: int | None = None
@@ -146,21 +153,52 @@ class Checkpoints:
     try:
       loaded = self._checkpointer.load_checkpointables(step, items)
     except Exception as error:
-      raise self._failed("read", step, error) from error
+      raise CheckpointError(
+        f"could not read the checkpoint of step {step} in {self._directory}: {_reason(error)}. "
+        f"Complete checkpoints: {steps}. Where this one is damaged, remove it and start again from "
+        "the one before."
+      ) from error
     return loaded["state"], loaded.get("data")
 
-  def read_raw(self, step: int) -> dict[str, Any]:
-    """The state of one checkpoint as nested dicts of numpy arrays, whatever its structure."""
-    metadata = self._checkpointer.checkpointables_metadata(step).metadata["state"]
-    loaded = self._checkpointer.load_checkpointables(step, {"state": _on_one_device(metadata)})
-    return _number_keys(jax.tree.map(np.asarray, loaded["state"]))
+  def read_raw(self, step: int, *names: str) -> dict[str, Any]:
+    """Entries of the train state of one checkpoint, whatever its structure.
 
-  def _failed(self, what: str, step: int | None, error: Exception) -> CheckpointError:
+    Args:
+      step: of a checkpoint.
+      *names: of the entries, such as "params"; all where none are given.
+
+    Returns:
+      The entries by name, nested dicts of numpy arrays.
+
+    Raises:
+      CheckpointError: there is no such checkpoint, or it cannot be read.
+    """
+    steps = self.steps
+    if step not in steps:
+      raise CheckpointError(
+        f"{self._directory} holds no checkpoint of step {step}; there are: {steps or 'none'}"
+      )
+    try:
+      state = self._checkpointer.checkpointables_metadata(step).metadata["state"]
+      wanted = {name: _on_one_device(state[name]) for name in names or state}
+      options = ocp.options.PyTreeOptions(
+        loading=ocp.options.PyTreeOptions.Loading(partial_load=True)
+      )
+      with ocp.Context(pytree_options=options):
+        loaded = self._checkpointer.load_checkpointables(step, {"state": wanted})["state"]
+    except Exception as error:
+      raise CheckpointError(
+        f"could not read the checkpoint of step {step} in {self._directory}: {_reason(error)}. "
+        f"Complete checkpoints: {steps}"
+      ) from error
+    return _number_keys(jax.tree.map(np.asarray, loaded))
+
+  def _failed(self, step: int | None, error: Exception) -> CheckpointError:
     which = "a checkpoint" if step is None else f"the checkpoint of step {step}"
     # Seen on disk, not by the checkpointer, whose list counts a save that has just failed.
     steps = sorted(int(p.name) for p in self._directory.iterdir() if p.name.isdigit())
     return CheckpointError(
-      f"could not {what} {which} in {self._directory}: {_reason(error)}. "
+      f"could not save {which} in {self._directory}: {_reason(error)}. "
       f"Complete checkpoints: {steps or 'none'}. Look at the free space and the permissions there; "
       "the same command then continues from the latest."
     )
@@ -187,6 +225,18 @@ def save_weights(directory: epath.PathLike, params: Any, stats: Any, info: dict[
     raise CheckpointError(f"could not write the weights to {path}: {_reason(error)}") from error
 
 
+def read_info(directory: epath.PathLike) -> dict[str, Any]:
+  """The facts that `save_weights` wrote beside the weights, which are not read.
+
+  Args:
+    directory: of the weights.
+
+  Raises:
+    CheckpointError: there are no such weights.
+  """
+  return dict(_weights_metadata(_absolute(directory)).custom_metadata or {})
+
+
 def load_weights(directory: epath.PathLike) -> tuple[Any, Any, dict[str, Any]]:
   """Reads what `save_weights` wrote.
 
@@ -200,18 +250,28 @@ def load_weights(directory: epath.PathLike) -> tuple[Any, Any, dict[str, Any]]:
     CheckpointError: there are no such weights, or they cannot be read.
   """
   path = _absolute(directory)
+  metadata = _weights_metadata(path)
+  try:
+    loaded = ocp.load(path, _on_one_device(metadata.metadata))
+  except Exception as error:
+    raise _no_weights(path, error) from error
+  tree = _number_keys(jax.tree.map(np.asarray, loaded))
+  return tree["params"], tree.get("stats", {}), dict(metadata.custom_metadata or {})
+
+
+def _weights_metadata(path: epath.Path) -> Any:
   if not path.exists():
     raise CheckpointError(f"{path} does not exist; give the directory that the conversion wrote")
   try:
-    metadata = ocp.metadata(path)
-    loaded = ocp.load(path, _on_one_device(metadata.metadata))
+    return ocp.metadata(path)
   except Exception as error:
-    raise CheckpointError(
-      f"{path} holds no converted weights ({_reason(error)}); `python -m ltss_jax.convert` makes "
-      "them"
-    ) from error
-  tree = _number_keys(jax.tree.map(np.asarray, loaded))
-  return tree["params"], tree.get("stats", {}), dict(metadata.custom_metadata or {})
+    raise _no_weights(path, error) from error
+
+
+def _no_weights(path: epath.Path, error: Exception) -> CheckpointError:
+  return CheckpointError(
+    f"{path} holds no converted weights ({_reason(error)}); `python -m ltss_jax.convert` makes them"
+  )
 
 
 def _absolute(directory: epath.PathLike) -> epath.Path:

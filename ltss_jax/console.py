@@ -17,6 +17,10 @@ _EXIT_CODE = 1
 _EXPECTED_ERRORS = (ValueError, OSError, RuntimeError)
 
 
+# What tfds warns of whenever a data set is made of a folder.
+_NOISE = "Using custom data configuration"
+
+
 def setup_logging() -> None:
   """Shows the project's own log from INFO on, that of libraries from WARNING on.
 
@@ -29,8 +33,11 @@ def setup_logging() -> None:
   logging.use_absl_handler()
   logging.get_absl_handler().addFilter(
     lambda record: (
-      _is_ours(record.pathname)
-      or (record.levelno >= python_logging.WARNING and record.exc_info is None)
+      (
+        _is_ours(record.pathname)
+        or (record.levelno >= python_logging.WARNING and record.exc_info is None)
+      )
+      and not record.getMessage().startswith(_NOISE)
     )
   )
 
@@ -57,7 +64,7 @@ def one_message_per_error() -> Iterator[None]:
     print(f"Error: {error}", file=sys.stderr)
     sys.exit(_EXIT_CODE)
   except KeyboardInterrupt:
-    print("Stopped; the same command goes on from the last checkpoint.", file=sys.stderr)
+    print("Stopped. A training goes on from its last checkpoint, if it has one.", file=sys.stderr)
     sys.exit(130)
 
 

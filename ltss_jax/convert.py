@@ -19,7 +19,7 @@ from ml_collections import config_flags
 
 from configs import flags as config_parsing
 from input_pipeline import class_tables
-from ltss_jax import build, checkpoint, console
+from ltss_jax import build, checkpoint, console, inference_weights
 from ltss_jax.models import mask2former
 from ltss_jax.weights import describe, huggingface, imagenet, names, official, readers, trees
 from ltss_jax.weights.report import Report
@@ -140,15 +140,7 @@ def _read_weights(config: ml_collections.ConfigDict, source: epath.PathLike) -> 
   if not directory.exists():
     params, stats, _ = checkpoint.load_weights(source)
     return params, stats
-  with checkpoint.Checkpoints(directory) as run:
-    wanted = config.eval.step
-    step = run.find(wanted)
-    if step not in run.steps:
-      raise checkpoint.CheckpointError(
-        f"{directory} holds no checkpoint for config.eval.step={wanted}; there are {run.steps}"
-      )
-    state = run.read_raw(step)
-  return state["params"], state["stats"]
+  return inference_weights.read_run(source, config.eval.step)[1:]
 
 
 def _as_in_model(

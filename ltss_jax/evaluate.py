@@ -271,6 +271,7 @@ def confusion_matrix(
     counts += metrics.confusion_matrix(one.label, one.prediction, num_classes, ignore_label)
     visit(one)
     done += 1
+    logging.log_every_n_seconds(logging.INFO, "evaluated %d images", 10, done)
   logging.info("evaluated %d images with %d compiled shapes", done, predictor.num_compilations)
   return sum_over_processes(counts)
 

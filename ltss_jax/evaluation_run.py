@@ -1,7 +1,7 @@
 """Evaluating states of a run or converted weights: counts, results record, eval/<name>.json."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -58,7 +58,13 @@ class EvaluationRun:
       config, self.architecture, self._mesh, dataset.metadata.flip_pairs
     )
 
-  def __call__(self, name: int | str, params: Any, stats: Any) -> dict[str, Any]:
+  def __call__(
+    self,
+    name: int | str,
+    params: Any,
+    stats: Any,
+    interrupt: Callable[[], None] = lambda: None,
+  ) -> dict[str, Any]:
     """Evaluates one state and writes its results, <name>.json and <name>_confusion.npz.
 
     `config.eval.save_json` asks for <name>_predictions.json as well.
@@ -67,6 +73,8 @@ class EvaluationRun:
       name: the state's step, or the name of its weights.
       params: replicated over all devices.
       stats: likewise.
+      interrupt: called after every image; what it raises ends the evaluation before anything is
+        written.
 
     Returns:
       The record of eval/<name>.json.
@@ -75,10 +83,12 @@ class EvaluationRun:
     weights = [evaluate.local_replica(tree, self._mesh) for tree in (params, stats)]
     entries: dict[int, list[dict[str, Any]]] = {}
 
-    def keep_entries(one: evaluate.PredictedLabel) -> None:
-      entries[one.index] = run_length.label_entries(
-        one.prediction, dataset.metadata.dataset_ids, one.file_name
-      )
+    def visit(one: evaluate.PredictedLabel) -> None:
+      interrupt()
+      if options.save_json:
+        entries[one.index] = run_length.label_entries(
+          one.prediction, dataset.metadata.dataset_ids, one.file_name
+        )
 
     confusion = evaluate.confusion_matrix(
       self._predictor,
@@ -86,7 +96,7 @@ class EvaluationRun:
       self._batches(options.shape_multiple),
       num_classes=dataset.metadata.num_classes,
       ignore_label=dataset.metadata.ignore_label,
-      **({"visit": keep_entries} if options.save_json else {}),
+      visit=visit,
     )
     record = results.make_record(
       confusion,
@@ -215,7 +225,9 @@ def evaluate_checkpoint(
   config, dataset = prepare_run(config)
   evaluation = EvaluationRun(config, dataset, workdir)
   if weights is None:
-    name, *state = inference_weights.of_run(config, workdir, evaluation.architecture)
+    name, *state = inference_weights.of_run(
+      config, workdir, evaluation.architecture, dataset.metadata
+    )
   else:
     name = epath.Path(weights).name
     state = inference_weights.of_directory(config, weights, evaluation.architecture)

@@ -8,14 +8,14 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from input_pipeline import prepared
 from ltss_jax import (
   architectures,
   build,
   checkpoint,
   mesh as mesh_lib,
-  optimizer,
   run_config,
-  train_step,
+  run_data,
 )
 from ltss_jax.weights import names, report, trees
 
@@ -35,39 +35,61 @@ def require_run(workdir: epath.PathLike) -> epath.Path:
   return directory
 
 
+def read_run(workdir: epath.PathLike, wanted: int) -> tuple[int, Any, Any]:
+  """Reads the weights of a run, whose training may be going on.
+
+  Args:
+    workdir: of the run.
+    wanted: a step's number, 0 for the latest, -1 for the best by mIoU.
+
+  Returns:
+    (step, params, stats), nested dicts of numpy arrays.
+
+  Raises:
+    checkpoint.CheckpointError: there is no such checkpoint, or it cannot be read.
+  """
+  directory = require_run(workdir)
+  with checkpoint.Checkpoints(directory, read_only=True) as saved:
+    step = saved.find(wanted)
+    if step is None:
+      reason = (
+        "asks for the best checkpoint, but none there was evaluated in training"
+        if saved.steps
+        else "asks for a checkpoint, but there is none yet"
+      )
+      raise checkpoint.CheckpointError(
+        f"config.eval.step={wanted} {reason}: {directory} has the steps {saved.steps or 'none'}"
+      )
+    state = saved.read_raw(step, "params", "stats")
+  return step, state["params"], state.get("stats", {})
+
+
 def of_run(
   config: ml_collections.ConfigDict,
   workdir: epath.PathLike,
   architecture: architectures.Architecture,
+  metadata: prepared.ClassMetadata,
 ) -> tuple[int, Any, Any]:
-  """Restores the step that `config.eval.step` names: a number, 0 the latest, -1 the best by mIoU.
+  """Weights of the step that `config.eval.step` names: a number, 0 the latest, -1 the best by mIoU.
 
   Args:
     config: of the run; only what inference does not depend on may differ.
     workdir: of the run.
     architecture: of the config.
+    metadata: classes of the config's data, which must be those of the run.
 
   Returns:
     (step, params, stats), replicated over all devices.
 
   Raises:
-    ValueError: the run is of another model.
+    ValueError: the run is of another model or of other classes.
     checkpoint.CheckpointError: there is no such checkpoint.
   """
-  directory = require_run(workdir)
+  require_run(workdir)
   run_config.check(workdir, config, evaluating=True)
-  transform = optimizer.make_optimizer(build.optimizer_config(config), architecture.decays)
-  abstract = train_step.abstract_state(architecture, transform, mesh_lib.data_mesh())
-  with checkpoint.Checkpoints(directory, config.checkpoint.keep) as saved:
-    wanted = config.eval.step
-    step = saved.find(wanted)
-    if wanted == checkpoint.BEST and step is None:
-      raise checkpoint.CheckpointError(
-        f"config.eval.step={wanted} asks for the best checkpoint, but none in {directory} was "
-        f"evaluated in training; steps there: {saved.steps}, and 0 is the latest"
-      )
-    state, _ = saved.restore(abstract, step=step)
-  return int(state.step), state.params, state.stats
+  run_data.check_classes(workdir, metadata)
+  step, params, stats = read_run(workdir, config.eval.step)
+  return step, *_fitted(config, architecture, params, stats, f"step {step} of {workdir}")
 
 
 def of_directory(
@@ -91,20 +113,31 @@ def of_directory(
   """
   params, stats, info = checkpoint.load_weights(directory)
   run_config.check_weights(directory, info, config, architecture.num_classes)
+  logging.info("Weights of %s", directory)
+  return _fitted(config, architecture, params, stats, str(directory))
+
+
+def _fitted(
+  config: ml_collections.ConfigDict,
+  architecture: architectures.Architecture,
+  params: Any,
+  stats: Any,
+  source: str,
+) -> tuple[Any, Any]:
+  """Loaded weights as the architecture has them, replicated over all devices."""
   abstract = jax.eval_shape(architecture.init, jax.random.key(0))
   problems = _differences(abstract[0], params) + _differences(abstract[1], stats)
   if problems:
     raise ValueError(
-      f"the weights in {directory} do not fit config.model.name={config.model.name!r}:\n"
+      f"the weights of {source} do not fit config.model.name={config.model.name!r}:\n"
       + report.problems_text(problems)
     )
-  logging.info("Weights of %s", directory)
   params, stats = _completed(abstract[0], params), _completed(abstract[1], stats)
   return jax.device_put((params, stats), mesh_lib.replicated(mesh_lib.data_mesh()))
 
 
 def _completed(expected: Any, loaded: Any) -> Any:
-  """The loaded tree, with zeros for what it lacks: inference does not use it."""
+  """The loaded tree as expected, with zeros for what it lacks: inference does not use it."""
   leaves = trees.flatten(loaded)
   zeros = {
     name: np.zeros(leaf.shape, leaf.dtype)
@@ -117,7 +150,7 @@ def _completed(expected: Any, loaded: Any) -> Any:
 def _differences(expected: Any, loaded: Any) -> list[str]:
   """Names that are missing (-) or too many (+), and shapes that differ (!).
 
-  What training alone uses may be missing.
+  What training alone uses counts in neither.
   """
   expected, loaded = trees.flatten(expected), trees.flatten(loaded)
   problems = [
@@ -125,7 +158,11 @@ def _differences(expected: Any, loaded: Any) -> list[str]:
     for name in expected.keys() - loaded.keys()
     if not names.TRAINING_ONLY.match(name)
   ]
-  problems += [f"+ {name}: not part of the model" for name in loaded.keys() - expected.keys()]
+  problems += [
+    f"+ {name}: not part of the model"
+    for name in loaded.keys() - expected.keys()
+    if not names.TRAINING_ONLY.match(name)
+  ]
   for name in expected.keys() & loaded.keys():
     ours, theirs = expected[name].shape, np.shape(loaded[name])
     if ours != theirs:

@@ -78,7 +78,7 @@ def load_model(
     training=False,
   )
   if weights is None:
-    step, *state = inference_weights.of_run(config, workdir, architecture)
+    step, *state = inference_weights.of_run(config, workdir, architecture, metadata)
     name = f"step {step} of {workdir}"
     logging.info("Weights of step %d in %s", step, workdir)
   else:

@@ -75,7 +75,7 @@ def read(workdir: epath.PathLike) -> dict[str, Any] | None:
   Raises:
     ValueError: the file is damaged.
   """
-  path = epath.Path(workdir) / FILE_NAME
+  path = epath.Path(workdir).expanduser() / FILE_NAME
   if not path.exists():
     return None
   try:

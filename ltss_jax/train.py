@@ -1,5 +1,6 @@
 """Training: one loop that can be killed anywhere and goes on as if nothing had happened."""
 
+import contextlib
 import datetime
 import signal
 import threading
@@ -27,6 +28,7 @@ from ltss_jax import (
   optimizer,
   report,
   run_config,
+  run_data,
   run_environment,
   train_step,
   workdir as files,
@@ -39,19 +41,43 @@ class NonFiniteLossError(RuntimeError):
   """The loss or the gradient became infinite or NaN; the message says when and what to try."""
 
 
-class Preemption:
-  """Whether the job was asked to stop (SIGTERM), agreed on by all processes."""
+class Stopped(Exception):
+  """The job was asked to stop."""
 
-  def __init__(self):
+
+class Preemption:
+  """Whether the job was asked to stop (SIGTERM), agreed on by all processes.
+
+  A context manager: leaving it gives the signal back to whoever had it.
+  """
+
+  def __enter__(self) -> "Preemption":
     self._asked = threading.Event()
-    if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-      signal.signal(signal.SIGTERM, lambda *_: self._asked.set())
+    self._listens = threading.current_thread() is threading.main_thread()
+    if jax.process_count() > 1:
+      self._listens = False  # JAX's coordination service does, for all of them
+    if self._listens:
+      self._before = signal.signal(signal.SIGTERM, lambda *_: self._asked.set())
+    return self
+
+  def __exit__(self, *_) -> None:
+    if self._listens:
+      signal.signal(signal.SIGTERM, self._before)
 
   def reached(self, step: int) -> bool:
     """To be asked once after every step; with several processes all get True at the same step."""
     if jax.process_count() == 1:
       return self._asked.is_set()
     return multihost_utils.reached_preemption_sync_point(step)
+
+  def check(self) -> None:
+    """To be called within a step's work; several processes, which cannot agree there, go on.
+
+    Raises:
+      Stopped: the job was asked to stop.
+    """
+    if self._asked.is_set():
+      raise Stopped
 
 
 class Progress:
@@ -115,6 +141,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[st
   with checkpoint.Checkpoints(build.checkpoint_directory(workdir), config.checkpoint.keep) as saved:
     if saved.steps:  # What an aborted attempt left without a checkpoint is no run yet.
       run_config.check(workdir, config)
+      run_data.check(workdir, dataset)
     evaluation = evaluation_run.EvaluationRun(config, dataset, workdir)
     finished = _train(config, dataset, mesh, workdir, saved, evaluation)
   if not finished or jax.process_index() > 0:
@@ -159,18 +186,20 @@ def _train(
       batches.set_state(data_state)
       logging.info("Continuing from step %d in %s", int(state.step), workdir)
     else:
-      _start(state, config, workdir)
+      _start(state, config, dataset, workdir)
     writer = _open_records(config, dataset, workdir, int(state.step))
     schedule = optimizer.learning_rate_schedule(recipe)
     pictures = _Pictures(config, dataset, workdir, evaluation, writer)
-    with metric_writers.ensure_flushes(writer):
+    with contextlib.closing(writer), metric_writers.ensure_flushes(writer):
       return _loop(
         config, mesh, state, step_function, batches, saved, evaluation, writer, schedule, pictures
       )
 
 
-def _start(state: TrainState, config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
-  """Logs what is about to be trained and writes config.json, once per run."""
+def _start(
+  state: TrainState, config: ml_collections.ConfigDict, dataset: Dataset, workdir: epath.Path
+) -> None:
+  """Logs what is about to be trained and writes config.json and data.json, once per run."""
   logging.info("Config:\n%s", config)
   overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
   logging.info("Parameters:\n%s", overview)
@@ -185,6 +214,7 @@ def _start(state: TrainState, config: ml_collections.ConfigDict, workdir: epath.
   if jax.process_index() == 0:
     workdir.mkdir(parents=True, exist_ok=True)
     run_config.write(workdir, config)
+    run_data.write(workdir, dataset)
 
 
 def _open_records(
@@ -261,43 +291,65 @@ def _loop(
   """Runs to the last step (True), or to where the job was asked to stop (False)."""
   start = step = int(state.step)
   total = config.train.steps
-  preemption, progress = Preemption(), Progress(config.batch_size, total)
-  in_flight = None
-  while step < total:
-    batch = mesh_lib.put_batch(progress.next(batches), mesh)
-    state, metrics = step_function(state, batch)
-    step += 1
-    jax.block_until_ready(in_flight)  # The host runs one step ahead, no further.
-    in_flight = metrics
-    if step == start + 1:
-      jax.block_until_ready(metrics)
-      logging.info("The first step, with compilation, took %.1f s", progress.elapsed)
-      progress.restart()
+  progress, in_flight = Progress(config.batch_size, total), None
 
-    stop = preemption.reached(step)
-    log = step % config.train.log_every_steps == 0 or step == total
-    evaluate = step % config.eval.every_steps == 0 or step == total
-    save = evaluate or stop or step % config.checkpoint.every_steps == 0
-    if log or save:
-      _check_finite(config, metrics, step, saved)
-    if log:
-      _log(step, config, metrics, schedule, progress, writer)
-    miou = None
-    if evaluate:
-      results = evaluation(step, state.params, state.stats)
-      miou = results["mIoU"]
+  def is_due() -> bool:
+    return step % config.eval.every_steps == 0 or step == total
+
+  with Preemption() as preemption:
+
+    def evaluate() -> float | None:
+      """The present mIoU; None where the job is asked to stop before it is known."""
+      try:
+        preemption.check()
+        results = evaluation(step, state.params, state.stats, preemption.check)
+      except Stopped:
+        return None
       writer.write_scalars(step, evaluation_run.scalars(results))
-    if save:
-      writer.flush()
+      return results["mIoU"]
+
+    if start and is_due() and not saved.is_scored(start):  # The last start was stopped just there.
+      miou = evaluate()
+      if miou is None:
+        return _stopped(step, saved)
       saved.save(step, state, batches.get_state(), miou)
-    shown = pictures(step, state)
-    if log or save or shown:
-      progress.restart()
-    if stop and step < total:
-      saved.wait()
-      logging.info("Asked to stop: saved step %d; the same command goes on from there", step)
-      return False
+      pictures(step, state)
+    while step < total:
+      batch = mesh_lib.put_batch(progress.next(batches), mesh)
+      state, metrics = step_function(state, batch)
+      step += 1
+      jax.block_until_ready(in_flight)  # The host runs one step ahead, no further.
+      in_flight = metrics
+      if step == start + 1:
+        jax.block_until_ready(metrics)
+        logging.info("The first step, with compilation, took %.1f s", progress.elapsed)
+        progress.restart()
+
+      stop = preemption.reached(step)
+      log = step % config.train.log_every_steps == 0 or step == total
+      save = is_due() or stop or step % config.checkpoint.every_steps == 0
+      if log or save:
+        _check_finite(config, metrics, step, saved)
+      if log:
+        _log(step, config, metrics, schedule, progress, writer)
+      miou = evaluate() if is_due() and not stop else None
+      stop = stop or (is_due() and miou is None)
+      if save:
+        writer.flush()
+        saved.save(step, state, batches.get_state(), miou)
+      if stop:
+        return _stopped(step, saved)
+      shown = pictures(step, state)
+      if log or save or shown:
+        progress.restart()
   return True
+
+
+def _stopped(step: int, saved: checkpoint.Checkpoints) -> bool:
+  """Waits until the last checkpoint is written; returns False: the run is not at its end."""
+  saved.wait()
+  logging.info("Asked to stop: saved step %d; the same command goes on from there", step)
+  return False
 
 
 def _check_finite(

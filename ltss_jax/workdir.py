@@ -8,6 +8,11 @@ def metrics(workdir: epath.PathLike) -> epath.Path:
   return epath.Path(workdir) / "metrics.jsonl"
 
 
+def data(workdir: epath.PathLike) -> epath.Path:
+  """data.json: which classes and images the run was started with."""
+  return epath.Path(workdir) / "data.json"
+
+
 def environment(workdir: epath.PathLike) -> epath.Path:
   """environment.jsonl: what each start of the training ran on, one JSON object a line."""
   return epath.Path(workdir) / "environment.jsonl"

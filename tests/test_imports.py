@@ -86,6 +86,7 @@ RULES = {
   "ltss_jax.initial_state": _RUN | {"optax"},
   "ltss_jax.evaluation_run": _RUN,
   "ltss_jax.run_config": {"etils", "ml_collections"},
+  "ltss_jax.run_data": {"etils", "input_pipeline", "ltss_jax", "numpy"},
   # It starts main.py as a process of its own and reads what that wrote.
   "ltss_jax.study": {"absl", "configs", "ltss_jax", "ml_collections", "numpy"},
   "ltss_jax.study.plots": {"ltss_jax.study", "matplotlib", "numpy"},

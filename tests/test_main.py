@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -198,15 +199,22 @@ def test_killed_at_a_random_step_it_resumes_to_the_same_bits(reference, folder, 
 
 
 def test_sigterm_saves_and_exits_cleanly(reference, folder, data_dir, tmp_path):
-  process = start(folder, data_dir, tmp_path)
+  """Without the evaluation that is due, which the next start makes up for."""
+  often = "--config.eval.every_steps=1"
+  process = start(folder, data_dir, tmp_path, often)
   wait_for_line(process, f"step 3/{NUM_STEPS}")
   process.send_signal(signal.SIGTERM)
   output, _ = process.communicate(timeout=120)
   assert process.returncode == 0, output
   assert "Asked to stop: saved step" in output and "Traceback" not in output
-  resumed = run(folder, data_dir, tmp_path)
+  step = int(output.split("Asked to stop: saved step ")[1].split(";")[0])
+  record = tmp_path / "eval" / f"{step}.json"
+  assert not record.exists()
+  resumed = run(folder, data_dir, tmp_path, often)
   assert resumed.returncode == 0, resumed.stderr
+  assert record.exists()
   assert_same_run(tmp_path, reference[0])
+  assert [s for s, _ in metrics(tmp_path, "eval/mIoU")] == list(range(1, NUM_STEPS + 1))
 
 
 def wait_for_line(process, text):
@@ -238,6 +246,13 @@ def test_wrong_uses_end_in_one_message(reference, folder, data_dir, tmp_path):
     assert process.returncode != 0
     assert expected in process.stderr
     assert "Traceback" not in process.stderr
+  other = tmp_path / "other"  # the same images, with classes of other names
+  shutil.copytree(folder, other)
+  (other / "classes.txt").write_text("cat\ndog\ncow\n")
+  for mode in ("train", "evaluate"):
+    process = run(other, data_dir, workdir, f"--mode={mode}")
+    assert process.returncode != 0 and "Traceback" not in process.stderr
+    assert "classes: 3 (sky, grass, roof) there, 3 (cat, dog, cow) now" in process.stderr
   process = run(folder, data_dir, tmp_path, "--config.batch_size=6", devices=4)
   assert process.returncode != 0 and "Traceback" not in process.stderr
   assert "config.batch_size is 6" in process.stderr and "4 or 8" in process.stderr

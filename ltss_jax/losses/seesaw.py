@@ -21,7 +21,8 @@ def log_factors(
 
   S_ij = M_ij C_ij. Mitigation M_ij = (max(n_j, 1) / max(n_i, 1))^p where n_j < n_i, else 1: rarer
   classes are spared. Compensation C_ij = (p_j / max(p_i, 0.01))^q where p_j > p_i, else 1: wrong
-  answers are not.
+  answers are not. Public implementations have 1 for p_i < p_j < 0.01 as well, where this is below
+  1: see docs/methods.md.
 
   Args:
     logits: [..., C].

@@ -86,6 +86,33 @@ def test_missing_step_and_other_shapes_are_named(tmp_path):
       saved.restore(other)
 
 
+def test_a_checkpoint_without_its_score_is_replaced_by_one_with_it(tmp_path):
+  with checkpoint.Checkpoints(tmp_path) as saved:
+    saved.save(1, make_state(1), data_state(1))
+    assert not saved.is_scored(1) and saved.best_step is None
+    saved.save(1, make_state(1), data_state(1), 30.0)
+    saved.wait()
+    assert saved.is_scored(1) and saved.best_step == 1
+    saved.save(1, make_state(9), data_state(9), 40.0)  # it has its score
+    assert int(saved.restore(make_state(0))[0].step) == 1
+
+
+def test_a_reader_leaves_a_save_in_progress_alone(tmp_path):
+  with checkpoint.Checkpoints(tmp_path) as saved:
+    saved.save(1, make_state(1), data_state(1))
+  in_progress = tmp_path / "2.orbax-checkpoint-tmp"
+  in_progress.mkdir()
+  with checkpoint.Checkpoints(tmp_path, read_only=True) as reader:
+    assert reader.steps == [1]
+    raw = reader.read_raw(1, "params", "stats")
+  assert in_progress.exists()
+  assert set(raw) == {"params", "stats"}
+  np.testing.assert_array_equal(raw["params"]["blocks"][0]["kernel"][0], [1, 2, 3])
+  with checkpoint.Checkpoints(tmp_path):  # the next training cleans up
+    pass
+  assert not in_progress.exists()
+
+
 FULL_DISK = """
 import json, resource, signal, sys
 import jax, jax.numpy as jnp

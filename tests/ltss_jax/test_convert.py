@@ -161,7 +161,9 @@ def test_a_training_run_is_exported(tmp_path):
   np.testing.assert_array_equal(arrays[name], expected[name])
   np.testing.assert_array_equal(latest[name], 2 * expected[name])
   config.eval.step = 4
-  with pytest.raises(checkpoint.CheckpointError, match=r"config.eval.step=4; there are \[3, 5\]"):
+  with pytest.raises(
+    checkpoint.CheckpointError, match=r"no checkpoint of step 4; there are: \[3, 5\]"
+  ):
     convert.export(config, tmp_path / "run", tmp_path / "4.pkl")
 
 

@@ -15,6 +15,7 @@ from ltss_jax import (
   architectures,
   build,
   checkpoint,
+  dataset,
   inference_weights,
   mesh,
   optimizer,
@@ -264,7 +265,10 @@ def test_a_run_predicts_as_its_weights_do(weights, images, tmp_path):
   labels = [read(output / "larger.v2.png") for output in outputs]
   np.testing.assert_array_equal(*labels)
   config.eval.step = checkpoint.BEST
-  _, best, _ = inference_weights.of_run(config, workdir, architecture)
+  # What training alone depends on may differ from the run's.
+  config.optimizer.name, config.optimizer.clip_norm = "adamw", 1.0
+  metadata = dataset.class_metadata(config)
+  _, best, _ = inference_weights.of_run(config, workdir, architecture, metadata)
   assert not np.any(best["classifier"]["kernel"])  # step 3's
   config.model.aspp_channels = 16
   with pytest.raises(ValueError, match=r"config\.model\.aspp_channels: 8 there, 16 now"):
