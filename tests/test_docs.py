@@ -1,13 +1,20 @@
-"""What README and docs print: links lead somewhere, commands are accepted by the flags' parsers."""
+"""What README and docs print: links lead somewhere, commands run.
+
+A command that needs what a test cannot have says so in a comment: "# needs ADE20K", "# needs GPUs".
+Every other one is run by the slow test below; the quick ones check that flags are accepted.
+"""
 
 import os
 import pathlib
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")])
@@ -21,11 +28,16 @@ config_parsing.parse_flags(sys.argv)
 """
 
 
-def commands(page: pathlib.Path) -> list[str]:
-  """Lines of the page's shell blocks, continued ones joined."""
+def commented_lines(page: pathlib.Path) -> list[tuple[str, str]]:
+  """Lines of the page's shell blocks, continued ones joined, each with its comment."""
   blocks = re.findall(r"^```\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
   lines = "".join(blocks).replace("\\\n", " ").split("\n")
-  return [line.split(" # ")[0].strip() for line in lines]
+  parts = [line.partition(" # ") for line in lines]
+  return [(" ".join(command.split()), comment.strip()) for command, _, comment in parts]
+
+
+def commands(page: pathlib.Path) -> list[str]:
+  return [command for command, _ in commented_lines(page)]
 
 
 def starting_with(text: str) -> list[str]:
@@ -84,3 +96,82 @@ def test_make_targets_exist():
     named = set(re.findall(r"`make ([a-z][\w-]*)", page.read_text()))
     assert named <= targets, page
   assert {line.split()[1] for line in starting_with("make ")} <= targets
+
+
+# Pages whose commands make what those of the others use.
+_FIRST = [REPOSITORY / "docs" / name for name in ("data.md", "training.md", "getting_started.md")]
+# Two steps instead of hundreds, read by threads.
+_SHORT = ["--config.train.steps=2", "--config.data.num_workers=0"]
+
+
+def runnable(page: pathlib.Path) -> list[str]:
+  """Commands of the page that need nothing that a test cannot have."""
+  return [
+    command
+    for command, comment in commented_lines(page)
+    if re.match(r"python (main\.py|-m (ltss_jax|input_pipeline)\.)", command)
+    and not comment.startswith("needs ")
+    and "[" not in command.replace("'[", "")  # the pattern of all commands in the README
+  ]
+
+
+def draw_folder(root: pathlib.Path, rng: np.random.Generator):
+  """A data set of one's own: 8 + 2 noisy images of 96 x 128, the left half another class."""
+  for split, count in (("train", 8), ("val", 2)):
+    for name in ("images", "annotations"):
+      (root / name / split).mkdir(parents=True)
+    for index in range(count):
+      image = rng.integers(0, 256, (96, 128, 3), np.uint8)
+      label = np.full((96, 128), index % 3, np.uint8)
+      label[:, :64] = 0
+      Image.fromarray(image).save(root / "images" / split / f"{index}.jpg")
+      Image.fromarray(label).save(root / "annotations" / split / f"{index}.png")
+  (root / "classes.txt").write_text("ground\nbush\nbird\n")
+
+
+def shortened(command: str, folder: pathlib.Path) -> list[str]:
+  """The command with placeholders filled in, in as few steps and seeds as show that it works."""
+  found = sorted(folder.glob("data/long_tailed/*"))
+  for name, value in {
+    "=ROOT": "=mydata",
+    "KEY": found[0].name if found else "KEY",
+    "--target_images=1000": "--target_images=6",
+  }.items():
+    command = command.replace(name, value)
+  command = re.sub(r":[0-9](?=,|\s|$)", ":1", command)
+  arguments = shlex.split(command)[1:]
+  trains = arguments[0] == "main.py" and "--mode" not in command
+  return arguments + (_SHORT if trains or "ltss_jax.study" in command else [])
+
+
+@pytest.mark.slow
+def test_commands_run(tmp_path):
+  """Every printed command of this project that needs nothing special, in one folder, in order."""
+  for name in ("main.py", "configs", "input_pipeline", "kernels", "ltss_jax"):
+    (tmp_path / name).symlink_to(REPOSITORY / name)
+  rng = np.random.default_rng(0)
+  draw_folder(tmp_path / "mydata", rng)
+  (tmp_path / "FOLDER").mkdir()
+  Image.fromarray(rng.integers(0, 256, (120, 160, 3), np.uint8)).save(tmp_path / "FOLDER" / "a.jpg")
+  environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
+  del environment["XLA_FLAGS"]  # the tests' four devices, which the reader of the page has not
+  done = set()
+  for page in [*_FIRST, *(page for page in PAGES if page not in _FIRST)]:
+    for command in runnable(page):
+      arguments = shortened(command, tmp_path)
+      if tuple(arguments) in done:
+        continue
+      done.add(tuple(arguments))
+      run = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+      )
+      assert run.returncode == 0, f"{page.name}: {command}\n{run.stderr[-3000:]}"
+      if command.endswith("--workdir=runs/demo"):  # the other runs that the report compares
+        for name in ("b", "c"):
+          shutil.copytree(tmp_path / "runs/demo", tmp_path / "runs" / name, dirs_exist_ok=True)
+  assert len(done) > 15
