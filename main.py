@@ -90,14 +90,24 @@ def _run(config: ml_collections.ConfigDict, workdir: str) -> None:
 
     predict.predict(config, workdir, source=_INPUT.value, output=_OUTPUT.value, weights=weights)
   elif _MODE.value == "export":
+    import jax
+
     from ltss_jax import export
 
+    if jax.process_count() > 1:
+      raise ValueError(
+        f"--mode=export runs in one process, and this job has {jax.process_count()}: start it once,"
+        " by itself"
+      )
     export.export(config, workdir, output=_OUTPUT.value, weights=weights)
   elif _MODE.value == "report":
+    import jax
+
     from ltss_jax import report
 
-    path = report.report(workdir, tuple(_RUNS.value), _OUTPUT.value)
-    logging.info("The report is %s", path)
+    if jax.process_index() == 0:
+      path = report.report(workdir, tuple(_RUNS.value), _OUTPUT.value)
+      logging.info("The report is %s", path)
   elif _MODE.value == "evaluate":
     from ltss_jax import evaluation_run
 

@@ -5,11 +5,10 @@ import io
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 # EXIF orientations in which rows of the file are columns of the upright image.
 _TURNED = (5, 6, 7, 8)
-_ORIENTATION = 0x0112  # EXIF tag
 
 
 @contextlib.contextmanager
@@ -20,6 +19,16 @@ def _image_errors(name: str) -> Iterator[None]:
     raise ValueError(
       f"{name}: the image cannot be decoded ({error}). Replace the file and prepare the data again."
     ) from error
+
+
+def _is_turned(image: Image.Image) -> bool:
+  return image.getexif().get(ExifTags.Base.Orientation) in _TURNED
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+  """(height, width) in pixels of an image once it is upright by its EXIF orientation."""
+  width, height = image.size
+  return (width, height) if _is_turned(image) else (height, width)
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -78,9 +87,8 @@ class EncodedImage:
     self._name = name
     with _image_errors(name):
       self._image = Image.open(io.BytesIO(data))
-      self._turned = self._image.getexif().get(_ORIENTATION) in _TURNED
-    width, height = self._image.size
-    self.size = (width, height) if self._turned else (height, width)
+      self._turned = _is_turned(self._image)
+      self.size = upright_size(self._image)
 
   def decode(self, least_size: tuple[int, int] | None = None) -> Image.Image:
     """Decodes the image, once.

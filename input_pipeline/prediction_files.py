@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from input_pipeline.decode import decode_image
+from input_pipeline.decode import decode_image, upright_size
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 _PATTERN = re.compile(r"[*?[]")
 SUMMARY_FILE, RUN_LENGTH_FILE = "summary.json", "predictions.json"
 
@@ -116,12 +115,13 @@ def check_output(images: Sequence[epath.Path], output: epath.PathLike) -> epath.
   for image in images:
     for name in output_names(image):
       makers[name].append(str(image))
-  clashes = {name: of for name, of in makers.items() if len(of) > 1}
+  clashes = [(name, of) for name, of in makers.items() if len(of) > 1]
   if clashes:
-    name, of = next(iter(clashes.items()))
+    name, of = clashes[0]
+    more = len({tuple(of) for _, of in clashes}) - 1
     raise ValueError(
       f"{' and '.join(of)} would both be written to {output / name}; rename one"
-      + (f" ({len(clashes)} such names in all)" if len(clashes) > 1 else "")
+      + (f" (and likewise in {more} more cases)" if more else "")
     )
   return output
 
@@ -149,6 +149,26 @@ def check_writable(output: epath.Path) -> None:
     ) from error
 
 
+def check_size(name: str, height: int, width: int, max_pixels: int) -> None:
+  """Refuses images of too many pixels.
+
+  Args:
+    name: of the image, for the message.
+    height: in pixels.
+    width: in pixels.
+    max_pixels: `config.predict.max_pixels`.
+
+  Raises:
+    ImageError: it has more.
+  """
+  if height * width > max_pixels:
+    raise ImageError(
+      f"{name}: {width} x {height} are {height * width:,} pixels, more than"
+      f" config.predict.max_pixels={max_pixels:,}; make it smaller, cut it up, or raise the limit,"
+      " at some 30 bytes of memory a pixel"
+    )
+
+
 def image_size(path: epath.Path, max_pixels: int | None = None) -> tuple[int, int]:
   """(height, width) in pixels of the upright image, from the file's header where it says so.
 
@@ -161,18 +181,13 @@ def image_size(path: epath.Path, max_pixels: int | None = None) -> tuple[int, in
   """
   try:
     with path.open("rb") as file, Image.open(file) as image:
-      sideways = image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
-      size = (image.width, image.height) if sideways else (image.height, image.width)
+      size = upright_size(image)
   except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
     raise ImageError(f"{path}: too large to be read safely ({error}); make it smaller") from error
   except Exception as error:  # Pillow's decoders raise a dozen unrelated types on bad bytes.
     raise ImageError(f"{path}: not a readable image ({_reason(path, error)})") from error
-  if max_pixels is not None and size[0] * size[1] > max_pixels:
-    raise ImageError(
-      f"{path}: {size[1]} x {size[0]} are {size[0] * size[1]:,} pixels, more than"
-      f" config.predict.max_pixels={max_pixels:,}; make it smaller, cut it up, or raise the limit,"
-      " at some 30 bytes of memory a pixel"
-    )
+  if max_pixels is not None:
+    check_size(str(path), *size, max_pixels)
   return size
 
 
@@ -214,6 +229,8 @@ def write_png(path: epath.Path, image: np.ndarray) -> None:
 class JsonListWriter:
   """A JSON list that grows entry by entry and appears, complete, when it is closed.
 
+  All but ASCII is escaped, so that names of files may hold bytes that are no UTF-8.
+
   Args:
     path: of the file; an earlier one is replaced.
   """
@@ -225,7 +242,7 @@ class JsonListWriter:
 
   def write(self, entry: Any) -> None:
     """Appends one entry, on a line of its own."""
-    self._file.write(f"{self._separator}\n{json.dumps(entry, ensure_ascii=False)}")
+    self._file.write(f"{self._separator}\n{json.dumps(entry)}")
     self._separator = ","
 
   def close(self) -> None:

@@ -10,6 +10,8 @@ import dataclasses
 import io
 import json
 import tempfile
+import uuid
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from absl import logging
@@ -128,6 +130,30 @@ def missing_files(directory: epath.PathLike) -> list[str]:
         for shard in range(num_shards)
       }
   return sorted(needed - present)
+
+
+def make_room(directory: epath.Path, is_wanted: Callable[[], bool] = lambda: True) -> bool:
+  """Removes what stands in the place of a new preparation, unless it serves by now.
+
+  Another process may have prepared it anew since this one has looked, and be reading it.
+
+  Args:
+    directory: prepared directory that this process has found unusable; may be gone meanwhile.
+    is_wanted: whether it serves where it is complete.
+
+  Returns:
+    Whether there is room; if not, what is there serves.
+  """
+  if not missing_files(directory) and is_wanted():
+    return False
+  # Removing takes a while, so that it gets a name first like those of tfds for unfinished ones.
+  aside = directory.with_name(f"incomplete.{uuid.uuid4().hex[:6]}_{directory.name}")
+  try:
+    directory.rename(aside)
+  except FileNotFoundError:  # another process was faster
+    return True
+  aside.rmtree()
+  return True
 
 
 def run_builder(builder: "tfds.core.DatasetBuilder", *, tfds_progress_bars: bool = True) -> None:

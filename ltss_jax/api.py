@@ -93,11 +93,13 @@ class Model:
 
   def _read(self, image: str | os.PathLike | Image.Image | np.ndarray) -> np.ndarray:
     """RGB, upright, uint8 [H, W, 3]."""
+    limit = self.config.predict.max_pixels
     if isinstance(image, Image.Image):
+      prediction_files.check_size("the image", image.height, image.width, limit)
       return np.array(decode.upright_rgb(ImageOps.exif_transpose(image)))  # of a copy
     if isinstance(image, str | os.PathLike):
       path = epath.Path(image).expanduser()
-      prediction_files.image_size(path, self.config.predict.max_pixels)
+      prediction_files.image_size(path, limit)
       return prediction_files.read_image(path)
     shape, dtype = np.shape(image), getattr(image, "dtype", type(image).__name__)
     if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
@@ -105,6 +107,7 @@ class Model:
         f"the image is an array of type {dtype} and shape {shape}; give RGB as uint8 [H, W, 3], a"
         " PIL image or a path"
       )
+    prediction_files.check_size("the image", *shape[:2], limit)
     return np.asarray(image)
 
 

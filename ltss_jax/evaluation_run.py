@@ -18,7 +18,9 @@ from ltss_jax import (
   inference_weights,
   mesh as mesh_lib,
   results,
+  run_config,
   run_length,
+  whole_file,
   workdir as files,
 )
 from ltss_jax.dataset import Dataset, prepare_run
@@ -106,14 +108,16 @@ class EvaluationRun:
       image_groups=dataset.image_groups,
       pixel_groups=dataset.pixel_groups,
     )
+    record["eval"] = run_config.scoring_fields(options.to_dict())
     if options.shape_multiple > 1:
       record["rounded_shapes"] = self._effect_of_rounding(*weights)
     if options.save_json:
       self._write_entries(name, entries)
     if jax.process_index() == 0:
-      results.write_record(record, files.record(self._workdir, name))
-      with files.confusion(self._workdir, name).open("wb") as file:
+      # The record comes last: where it is, its counts are too.
+      with whole_file.replacing(files.confusion(self._workdir, name)) as file:
         np.savez_compressed(file, confusion=confusion)
+      results.write_record(record, files.record(self._workdir, name))
     what = f"step {name}" if isinstance(name, int) else name
     logging.info("%s: %s", what, results.summary_line(record))
     return record
@@ -178,11 +182,12 @@ class EvaluationRun:
 
     Raises:
       FileNotFoundError: there is none.
+      ValueError: it is damaged.
     """
     path = files.record(self._workdir, name)
     if not path.exists():
       raise FileNotFoundError(f"{path} does not exist; --mode=evaluate writes it anew")
-    return json.loads(path.read_text())
+    return results.read_record(path)
 
   @property
   def predictor(self) -> evaluate.Predictor:
@@ -230,6 +235,8 @@ def evaluate_checkpoint(
     )
   else:
     name = epath.Path(weights).name
+    if name.isdigit():  # whose record would be that of a step
+      raise ValueError(f"--checkpoint={weights}: rename the folder, so that it is no number")
     state = inference_weights.of_directory(config, weights, evaluation.architecture)
   record = evaluation(name, *state)
   if jax.process_index() == 0 and config.train.report:

@@ -11,7 +11,7 @@ from clu import metric_writers
 from clu.metric_writers import interface
 from etils import epath
 
-from ltss_jax import workdir as files
+from ltss_jax import whole_file, workdir as files
 
 _WANDB_ID = "wandb_id.txt"
 
@@ -65,7 +65,7 @@ class JsonLinesWriter(_QuietWriter):
       lines = self._path.read_text().splitlines(keepends=True)
       kept = [line for line in lines if _line_step(line) <= start_step]
       if len(kept) < len(lines):
-        self._path.write_text("".join(kept))
+        whole_file.write_text(self._path, "".join(kept))
 
   def write_scalars(self, step: int, scalars: Mapping[str, interface.Scalar]) -> None:
     line = {"step": int(step)} | {name: float(value) for name, value in scalars.items()}
@@ -97,7 +97,7 @@ class WandbWriter(_QuietWriter):
     self._wandb = wandb
     path = epath.Path(workdir) / _WANDB_ID
     if not path.exists():
-      path.write_text(uuid.uuid4().hex)
+      whole_file.write_text(path, uuid.uuid4().hex)
     self._run = wandb.init(
       project=project,
       name=epath.Path(workdir).name,

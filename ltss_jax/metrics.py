@@ -6,7 +6,6 @@ label are in no cell. Matrices of parts of a split add up to that of the split, 
 """
 
 import dataclasses
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -100,31 +99,27 @@ def segmentation_scores(confusion: np.ndarray) -> SegmentationScores:
   )
 
 
-def grouped_miou(
-  iou: np.ndarray, groups: np.ndarray, group_names: Sequence[str] = GROUP_NAMES
-) -> dict[str, float | None]:
+def grouped_miou(iou: np.ndarray, groups: np.ndarray) -> dict[str, float | None]:
   """Computes mIoU inside each group of classes, by the rule for all classes.
 
   Args:
     iou: [C] as in `SegmentationScores`.
-    groups: [C] integers, index into group_names.
-    group_names: G names.
+    groups: [C] integers, index into GROUP_NAMES.
 
   Returns:
     Each group's mIoU as a fraction; None where none of its classes is labelled or predicted.
 
   Raises:
-    ValueError: `groups` does not fit the classes or the names.
+    ValueError: `groups` does not fit the classes or GROUP_NAMES.
   """
   iou, groups = np.asarray(iou), np.asarray(groups)
   if groups.shape != iou.shape:
     raise ValueError(f"groups of {groups.shape} classes for the IoU of {iou.shape} classes")
-  if groups.size and not (0 <= groups.min() and groups.max() < len(group_names)):
+  if groups.size and not (0 <= groups.min() and groups.max() < len(GROUP_NAMES)):
     raise ValueError(
-      f"groups hold {groups.min()} to {groups.max()}, but names are given for 0 to"
-      f" {len(group_names) - 1}"
+      f"groups hold {groups.min()} to {groups.max()}, but there are 0 to {len(GROUP_NAMES) - 1}"
     )
-  means = {name: _mean_iou(iou[groups == index]) for index, name in enumerate(group_names)}
+  means = {name: _mean_iou(iou[groups == index]) for index, name in enumerate(GROUP_NAMES)}
   return {name: None if np.isnan(mean) else mean for name, mean in means.items()}
 
 

@@ -138,7 +138,7 @@ def _check_pooling(config: ml_collections.ConfigDict) -> None:
 
 
 class _PredictionRun:
-  """Predicts files with one model and counts those that could not be read."""
+  """Predicts files with one model and counts those that it had to skip."""
 
   def __init__(self, config: ml_collections.ConfigDict, model: InferenceModel, output: epath.Path):
     self._config, self._weights = config, (model.params, model.stats)
@@ -152,7 +152,7 @@ class _PredictionRun:
     """Writes the results of all images.
 
     Raises:
-      ValueError: some could not be read; the results of the others are written.
+      ValueError: some could not be read or are too large; the results of the others are written.
     """
     options = self._config.predict
     self._writer = prediction_writer.PredictionWriter(
@@ -173,11 +173,15 @@ class _PredictionRun:
       max_pixels=options.max_pixels,
     )
     done = 0
-    for result in (self._scored if options.save_scores else self._labelled)(batches):
-      self._writer.write(*result)
-      done += 1
-      logging.log_every_n_seconds(logging.INFO, "predicted %d of %d images", 10, done, len(images))
-    self._writer.close()
+    try:
+      for result in (self._scored if options.save_scores else self._labelled)(batches):
+        self._writer.write(*result)
+        done += 1
+        logging.log_every_n_seconds(
+          logging.INFO, "predicted %d of %d images", 10, done, len(images)
+        )
+    finally:  # whatever stops it, there are lists of what was done
+      self._writer.close()
     logging.info(
       "%d label maps in %s, %d compiled shapes",
       done,
@@ -187,8 +191,8 @@ class _PredictionRun:
     if self._failed:
       names = ", ".join(self._failed[:5]) + (", ..." if len(self._failed) > 5 else "")
       raise ValueError(
-        f"{len(self._failed)} of {len(images)} images could not be read ({names}); the results of "
-        f"the other {done} are in {self._output}"
+        f"{len(self._failed)} of {len(images)} images were skipped ({names}); the log says why"
+        + (f", and the results of the other {done} are in {self._output}" if done else "")
       )
 
   def _labelled(self, batches: Iterator[PredictionBatch]) -> Iterator[tuple]:

@@ -8,11 +8,19 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from ltss_jax import metrics
+from ltss_jax import metrics, whole_file
 
 PERCENT_DIGITS = 4  # more would be noise; fewer would hide a pixel of a rare class
 SHARE_DIGITS = 6
 TOTALS = ("mIoU", "fwIoU", "mACC", "pACC")
+# Level -> field of a class that its groups follow from, and what that is, for the axis of a plot.
+FREQUENCIES = {
+  "image": ("train_images", "training images with the class"),
+  "pixel": ("train_pixel_share", "summed share of the training images' pixels"),
+}
+
+# Fields of a plain evaluation: the whole image once, in its own shape, scores as they are.
+_PLAIN = {"scales": [], "flip": False, "window": 0, "shape_multiple": 1, "logit_adjustment": 0.0}
 
 _NAME_WIDTH = 36  # columns; ADE20K-Full names classes by long lists of synonyms
 
@@ -99,16 +107,32 @@ def write_record(record: dict[str, Any], path: epath.PathLike) -> None:
   Raises:
     OSError: the file cannot be written; one that was there stays as it is.
   """
-  path = epath.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.tmp")
   text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+  whole_file.write_text(path, text)
+
+
+def read_record(path: epath.PathLike) -> Any:
+  """Reads what `write_record` wrote.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it is damaged; names it.
+  """
+  path = epath.Path(path)
   try:
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-  except OSError:
-    temporary.unlink(missing_ok=True)
-    raise
+    return json.loads(path.read_text(encoding="utf-8"))
+  except ValueError as error:  # not JSON, or not text
+    raise ValueError(f"{path} is not readable as JSON ({error}); restore or remove it") from error
+
+
+def not_plain(record: dict[str, Any]) -> str:
+  """Fields of an evaluation beyond the plain whole image, "eval.flip=True, ..."; "" without any."""
+  options = record.get("eval", {})
+  return ", ".join(
+    f"eval.{name}={options[name]}"
+    for name, plain in _PLAIN.items()
+    if options.get(name, plain) != plain
+  )
 
 
 def summary_line(record: dict[str, Any]) -> str:
@@ -121,23 +145,16 @@ def summary_line(record: dict[str, Any]) -> str:
   return f"{totals}; mIoU of {'/'.join(metrics.GROUP_NAMES)} classes: {', '.join(levels)}"
 
 
-def format_table(record: dict[str, Any], max_classes: int | None = None) -> str:
+def format_table(record: dict[str, Any]) -> str:
   """Formats a record for reading.
 
   Args:
     record: of `make_record`.
-    max_classes: number of class rows; of more classes the most and the least frequent are shown,
-      half of each. None: all.
 
   Returns:
     Lines of aligned plain text: classes by falling number of training images, then the groups at
     both levels, then the totals; numbers in percent, "-" for none.
-
-  Raises:
-    ValueError: max_classes is less than 2.
   """
-  if max_classes is not None and max_classes < 2:
-    raise ValueError(f"max_classes={max_classes} must be at least 2")
   # Equal frequencies keep the order of the classes.
   classes = sorted(record["per_class"], key=lambda entry: -entry["train_images"])
   rows = [
@@ -153,11 +170,9 @@ def format_table(record: dict[str, Any], max_classes: int | None = None) -> str:
   ]
   header = ("class", "train images", "image level", "pixel level", "IoU", "accuracy")
   lines = _aligned([header, *rows], left=(0, 2, 3))
-  if max_classes is not None and len(rows) > max_classes:
-    head, tail = (max_classes + 1) // 2, max_classes // 2
-    hidden = f"... {len(rows) - max_classes} more classes ..."
-    lines = [*lines[: 1 + head], hidden, *lines[-tail:]]
-  return "\n".join([*lines, "", *_group_lines(record), "", *_total_lines(record)])
+  special = not_plain(record)
+  note = ["", f"Evaluated with {special}"] if special else []
+  return "\n".join([*lines, "", *_group_lines(record), "", *_total_lines(record), *note])
 
 
 def _group_lines(record: dict[str, Any]) -> list[str]:

@@ -6,6 +6,8 @@ from typing import Any
 import ml_collections
 from etils import epath
 
+from ltss_jax import whole_file
+
 FILE_NAME = "config.json"
 
 # They change where data lie, how fast and how often things happen, never the trained weights.
@@ -23,6 +25,8 @@ _FREE_TO_CHANGE = (
   "checkpoint.keep",
 )
 _FREE_GROUPS = ("eval.", "predict.", "export.")
+# Of the fields below `eval`, those that no score depends on.
+_NOT_SCORING = ("every_steps", "batch_size", "save_json", "step")
 # What the names and shapes of weights, and what they compute, depend on; of every model ...
 _MODEL_FIELDS = ("name", "backbone", "backbone_norm")
 # ... and of each.
@@ -63,10 +67,19 @@ def inference_fields(model: str) -> tuple[str, ...]:
   return (*_MODEL_FIELDS, *_OWN_FIELDS[model])
 
 
+def scoring_fields(options: dict[str, Any]) -> dict[str, Any]:
+  """The fields below `eval` that scores depend on, as JSON has them.
+
+  Args:
+    options: all fields below `eval`.
+  """
+  return {name: value for name, value in flatten(options).items() if name not in _NOT_SCORING}
+
+
 def write(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
   """Writes the resolved config of a run as config.json."""
   text = json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
-  (epath.Path(workdir) / FILE_NAME).write_text(text)
+  whole_file.write_text(epath.Path(workdir) / FILE_NAME, text)
 
 
 def read(workdir: epath.PathLike) -> dict[str, Any] | None:

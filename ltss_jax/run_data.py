@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from input_pipeline import class_stats, prepared
-from ltss_jax import workdir as files
+from ltss_jax import whole_file, workdir as files
 from ltss_jax.dataset import Dataset
 
 
@@ -19,7 +19,7 @@ def write(workdir: epath.PathLike, dataset: Dataset) -> None:
     workdir: of the run, which exists.
     dataset: of the run.
   """
-  files.data(workdir).write_text(json.dumps(_facts(dataset), indent=1) + "\n")
+  whole_file.write_text(files.data(workdir), json.dumps(_facts(dataset), indent=1) + "\n")
 
 
 def check(workdir: epath.PathLike, dataset: Dataset) -> None:

@@ -1,7 +1,6 @@
 """environment.jsonl of a workdir: what each start of a run ran on, one JSON object a line."""
 
 import datetime
-import json
 import pathlib
 import platform
 import subprocess
@@ -11,7 +10,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from ltss_jax import workdir as files
+from ltss_jax import json_lines, workdir as files
 
 _PROJECT = pathlib.Path(__file__).resolve().parent.parent
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "clu", "numpy", "scipy")
@@ -27,10 +26,7 @@ def append(workdir: epath.PathLike, *, step: int, train_images: int, val_images:
     val_images: number of images of the validation split.
   """
   line = {"step": step, "train_images": train_images, "val_images": val_images} | describe()
-  path = files.environment(workdir)
-  # Read and written anew: object stores know no appending.
-  before = path.read_text() if path.exists() else ""
-  path.write_text(before + json.dumps(line) + "\n")
+  json_lines.append(files.environment(workdir), line)
 
 
 def describe() -> dict[str, Any]:

@@ -14,7 +14,8 @@ class TrainState:
   Attributes:
     step: int32 scalar, number of updates done.
     params: trained parameters, float32.
-    stats: batch-norm running means and variances, float32.
+    stats: what is counted and not trained, float32: running means and variances of batch norms
+      (constants where they are frozen), samples of every class for the Seesaw loss.
     opt_state: of the optax transformation.
     metric_sums: {"loss term": float32 scalar}, summed since the last log step. They are part of the
       state so that a resumed run logs what an uninterrupted one logs.

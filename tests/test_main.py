@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 
-from ltss_jax import checkpoint, example_images
+from ltss_jax import checkpoint, example_images, results
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 NUM_STEPS = 12
@@ -279,8 +279,8 @@ def test_diverging_training_stops_with_a_message_and_keeps_the_last_checkpoint(
   assert "none in" in best.stderr and "steps there: [1" in best.stderr
 
 
-def two_processes(folder, data_dir, workdir, *arguments):
-  """The output of process 0 of a job of two processes with two devices each."""
+def two_processes(folder, data_dir, workdir, *arguments, code=0):
+  """The outputs of a job of two processes with two devices each, both of which end with a code."""
   with socket.socket() as free:
     free.bind(("localhost", 0))
     port = free.getsockname()[1]
@@ -290,8 +290,8 @@ def two_processes(folder, data_dir, workdir, *arguments):
     for i in range(2)
   ]
   outputs = [process.communicate(timeout=400)[0] for process in both]
-  assert [process.returncode for process in both] == [0, 0], "\n".join(outputs)
-  return outputs[0]
+  assert [process.returncode for process in both] == [code, code], "\n".join(outputs)
+  return outputs
 
 
 def test_two_processes_equal_one(folder, data_dir, tmp_path):
@@ -309,7 +309,7 @@ def test_two_processes_equal_one(folder, data_dir, tmp_path):
   one, two = tmp_path / "one", tmp_path / "two"
   process = run(folder, data_dir, one, *options, devices=4)
   assert process.returncode == 0, process.stderr
-  output = two_processes(folder, data_dir, two, *options)
+  output, _ = two_processes(folder, data_dir, two, *options)
   assert "on 4 x cpu, 2 process(es)" in output
   losses = [[value for _, value in metrics(workdir, "loss")] for workdir in (one, two)]
   assert len(losses[0]) == steps
@@ -326,6 +326,28 @@ def test_two_processes_equal_one(folder, data_dir, tmp_path):
   two_processes(folder, data_dir, one, *options, "--mode=evaluate")
   assert [file.read_bytes() for file in files] == written
   assert len({entry["file_name"] for entry in json.loads(written[1])}) == 7
+
+
+def test_two_processes_report_once_and_export_nothing(folder, data_dir, tmp_path):
+  groups = np.array([0, 1, 2])
+  record = results.make_record(
+    np.diag([1, 2, 3]),
+    class_names=("sky", "grass", "roof"),
+    train_images=groups,
+    train_pixel_share=groups,
+    image_groups=groups,
+    pixel_groups=groups,
+  )
+  results.write_record(record, tmp_path / "eval" / "8.json")
+  outputs = two_processes(folder, data_dir, tmp_path, "--mode=report")
+  assert ["The report is" in output for output in outputs] == [True, False]
+  assert (tmp_path / "report.html").exists()
+  exported = tmp_path / "exported"
+  arguments = ("--mode=export", f"--output={exported}")
+  for output in two_processes(folder, data_dir, tmp_path, *arguments, code=1):
+    assert output.count("Error: --mode=export runs in one process, and this job has 2") == 1
+    assert "Traceback" not in output
+  assert not exported.exists()
 
 
 MASK2FORMER = (

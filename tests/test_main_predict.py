@@ -98,7 +98,7 @@ def test_predict_and_evaluate_with_converted_weights(run, root, weights, tmp_pat
   )
   (root / "images" / "val" / "broken.txt.png").unlink()
   assert process.returncode == 1  # because of the one file that is no image
-  assert "Error: 1 of 3 images could not be read (broken.txt.png)" in process.stderr
+  assert "Error: 1 of 3 images were skipped (broken.txt.png)" in process.stderr
   assert "broken.txt.png: not a readable image" in process.stderr
   assert "Traceback" not in process.stderr
   names = sorted(path.name for path in output.iterdir())

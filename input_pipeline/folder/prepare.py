@@ -42,10 +42,14 @@ def prepare_folder(data_dir: epath.PathLike, root: epath.PathLike, ignore_label:
       f"{directory} is a long-tailed part of {root}, which has changed since: remove the former"
       " and make it again (python -m input_pipeline.prepare folder --make_long_tailed ...)."
     )
+
+  def is_current() -> bool:
+    return note_lib.read_note(directory).get("fingerprint") == fingerprint
+
+  if existed and not prepared.make_room(directory, is_current):
+    return directory
   if is_complete:
     logging.info("%s has changed since it was prepared: preparing it anew.", root)
-  if existed:
-    directory.rmtree()
   _build(epath.Path(data_dir), layout, fingerprint)
   return directory
 

@@ -88,8 +88,8 @@ def _prepare_published_part(request: Request) -> epath.Path:
   if not request.raw_dir and ensure.find_complete(parent, request.data_dir)[0] is None:
     return ensure.ensure_prepared(request.name, request.data_dir)  # which says what to do
   whole = published.prepare_published(parent, request.raw_dir, request.data_dir)
-  if existed:
-    target.rmtree()
+  if existed and not prepared.make_room(target):
+    return _prepare_published_part(request)  # which finds it
   return subset.prepare_part(
     subset.Part(
       name=request.name,
@@ -118,11 +118,9 @@ def _make_long_tailed(request: Request, whole: epath.Path) -> epath.Path:
     choice=request.choice,
   )
   directory = data_dir.joinpath(*place.parts[:-1], contents.VERSION)
-  if directory.exists() and not prepared.missing_files(directory):
+  if directory.exists() and not prepared.make_room(directory):
     subset.check_choice(directory, request.choice)
   else:
-    if directory.exists():
-      directory.rmtree()
     subset.prepare_part(part)
   logging.info("Train on it with --config.data.dir=%s", data_dir)
   return directory

@@ -73,10 +73,8 @@ def _prepare_shapes_lt(data_dir: epath.PathLike) -> epath.Path:
 
   directory = epath.Path(data_dir) / "shapes_lt" / str(shapes_lt_dataset_builder.ShapesLt.VERSION)
   existed = directory.exists()  # what appears later is another process's complete work
-  if prepared.missing_files(directory):
+  if prepared.missing_files(directory) and (not existed or prepared.make_room(directory)):
     logging.info("Preparing shapes_lt into %s.", directory)
-    if existed:
-      directory.rmtree()
     prepared.run_builder(shapes_lt_dataset_builder.ShapesLt(data_dir=epath.Path(data_dir)))
   return directory
 

@@ -3,6 +3,7 @@
 from absl import logging
 from etils import epath
 
+from input_pipeline import prepared
 from input_pipeline.ade20k import layout as ade20k
 from input_pipeline.ade20k_full import layout as ade20k_full
 from input_pipeline.coco_stuff import layout as coco_stuff
@@ -39,8 +40,8 @@ def prepare_published(name: str, raw_dir: str, data_dir: epath.PathLike) -> epat
   if not raw_dir:
     return ensure.ensure_prepared(name, data_dir)  # which says what to do
   raw = _READERS[name].read_contents(raw_dir)
-  if existed:
-    target.rmtree()
+  if existed and not prepared.make_room(target):
+    return target
   # tfds takes a second to import, which a start with prepared data need not wait for.
   from input_pipeline.raw import builder
 

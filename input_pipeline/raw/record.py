@@ -12,9 +12,9 @@ import io
 import cv2
 import numpy as np
 from etils import epath
-from PIL import ExifTags, Image
+from PIL import Image
 
-from input_pipeline import class_stats, prepared
+from input_pipeline import class_stats, decode, prepared
 from input_pipeline.raw import files
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -151,18 +151,18 @@ def _image_size(path: epath.Path, data: bytes) -> tuple[int, int]:
     with Image.open(io.BytesIO(data)) as image:
       width, height = image.size
       file_format, mode = image.format, image.mode
+      size = decode.upright_size(image)
       # Reads every byte of a JPEG but computes an eighth of the size: finds truncation in less
       # time.
       image.draft(None, (max(1, width // 8), max(1, height // 8)))
       image.load()
-      orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
   except _DECODE_ERRORS as error:
     raise ValueError(f"{path}: the image cannot be read ({_reason(error, data)})") from error
   if file_format not in _IMAGE_FORMATS:
     raise ValueError(f"{path}: the file holds a {file_format} image; JPEG or PNG is needed")
   if mode in _DEEP_MODES:
     raise ValueError(f"{path}: the image has more than 8 bits a channel; 8 are needed")
-  return (width, height) if orientation >= 5 else (height, width)
+  return size
 
 
 def _reason(error: Exception, data: bytes) -> str:

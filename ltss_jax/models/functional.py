@@ -19,7 +19,8 @@ class Functional:
   """`init` and `apply` of one module.
 
   Attributes:
-    init: key -> (params, stats); stats are the batch-norm running averages.
+    init: key -> (params, stats); stats are the averages of batch norms and
+      the Seesaw loss's counts.
     apply: (params, stats, *inputs, train=..., rng=None) -> (outputs, new stats); rng feeds dropout.
   """
 

@@ -9,6 +9,7 @@ from absl import logging
 from etils import epath
 from matplotlib import figure as figure_lib
 
+from ltss_jax import results, whole_file
 from ltss_jax.report import pictures, plots, run_files, tables
 
 FILE_NAME = "report.html"
@@ -38,7 +39,7 @@ def report(
   runs = _read_runs([workdir, *compare])
   path = epath.Path(workdir).expanduser() / FILE_NAME if output is None else epath.Path(output)
   path = path.expanduser()
-  _write(path, render(runs))
+  whole_file.write_text(path, render(runs))
   return path
 
 
@@ -50,8 +51,8 @@ def after_training(workdir: epath.PathLike) -> None:
   """
   try:
     logging.info("A report with figures and pictures is in %s", report(workdir))
-  except (OSError, ValueError) as error:
-    logging.error("The training is complete, but its report could not be written: %s", error)
+  except Exception:  # Templates, plots and pictures each have errors of their own.
+    logging.exception("The training is complete, but its report could not be written")
 
 
 def render(runs: Sequence[run_files.Run]) -> str:
@@ -89,18 +90,6 @@ def _labels(paths: Sequence[epath.Path]) -> list[str]:
   return [str(path) for path in paths]
 
 
-def _write(path: epath.Path, text: str) -> None:
-  """Writes a file whole or not at all."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.tmp")
-  try:
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-  except OSError:
-    temporary.unlink(missing_ok=True)
-    raise
-
-
 def _context(runs: Sequence[run_files.Run]) -> dict[str, Any]:
   """What the template shows."""
   run = runs[0]
@@ -110,6 +99,7 @@ def _context(runs: Sequence[run_files.Run]) -> dict[str, Any]:
   return {
     "runs": runs,
     "run": run,
+    "special": results.not_plain(run.record),
     "start": start,
     "style": (_FOLDER / "page.css").read_text(encoding="utf-8"),
     "script": (_FOLDER / "page.js").read_text(encoding="utf-8"),

@@ -12,7 +12,7 @@ from matplotlib.backends import backend_agg
 
 from input_pipeline import class_stats, prepared
 from input_pipeline.stats import plots as stats_plots, report as stats_report
-from ltss_jax import metrics
+from ltss_jax import metrics, results
 from ltss_jax.report import run_files
 
 # Of rare, common and frequent; they keep apart for the colour-blind, as do those of runs.
@@ -23,10 +23,6 @@ _SIZE = (4.4, 3.3)  # inches: text stays readable where the figure shrinks to a 
 _LEGEND = 9  # points, of the legends' text
 _MAX_MARKERS = 15  # points of a curve that are marked; one alone would be no line
 _MAX_LABEL = 24  # characters of a run's label; of a longer one its end
-_FREQUENCIES = {
-  "image": ("train_images", "training images with the class"),
-  "pixel": ("train_pixel_share", "summed share of the training images' pixels"),
-}
 
 
 def data_uri(content: bytes, kind: str) -> str:
@@ -63,7 +59,7 @@ def iou_against_frequency(record: dict[str, Any], level: str) -> figure_lib.Figu
   Returns:
     A figure; classes without an IoU have no mark, those never seen stand at the left border.
   """
-  field, title = _FREQUENCIES[level]
+  field, title = results.FREQUENCIES[level]
   scored = [entry for entry in record["per_class"] if entry["IoU"] is not None]
   seen = [entry[field] for entry in scored if entry[field] > 0]
   least = min(seen, default=1) / 2
@@ -88,7 +84,8 @@ def iou_against_frequency(record: dict[str, Any], level: str) -> figure_lib.Figu
   if scored:
     axes.set_xscale("log")
   axes.set(xlabel=title, ylabel="IoU (%)", ylim=(-3, 103))
-  axes.legend(loc="upper left", fontsize=_LEGEND)
+  # Above the axes: within them, rare classes with a high IoU would lie behind it.
+  axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, fontsize=_LEGEND)
   return figure
 
 

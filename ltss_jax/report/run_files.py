@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import io
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from ltss_jax import example_images, run_config, workdir as files
+from ltss_jax import example_images, json_lines, metrics, results, run_config, workdir as files
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,11 +76,11 @@ def read_run(workdir: epath.PathLike, label: str = "") -> Run:
     evaluated=evaluated,
     record=record,
     history=history,
-    lines=_read_lines(files.metrics(workdir)),
-    confusion=_read_confusion(files.confusion(workdir, evaluated), record),
+    lines=json_lines.read(files.metrics(workdir)),
+    confusion=_read_confusion(workdir, evaluated, record),
     examples=_read_examples(files.examples(workdir, evaluated)),
     config=run_config.flatten(config),
-    starts=_read_lines(files.environment(workdir)),
+    starts=json_lines.read(files.environment(workdir)),
   )
 
 
@@ -99,19 +98,9 @@ def _starts_with_miou(path: epath.Path) -> bool:
     return re.match(rb'\{\s*"mIoU"', file.read(64)) is not None
 
 
-def _read_json(path: epath.Path) -> Any:
-  """Content of a file; None where there is none."""
-  if not path.exists():
-    return None
-  try:
-    return json.loads(path.read_text())
-  except ValueError as error:  # not JSON, or not text
-    raise ValueError(f"{path} is not readable as JSON ({error}); restore or remove it") from error
-
-
 def _read_record(workdir: epath.Path, name: str) -> dict[str, Any]:
   path = files.record(workdir, name)
-  record = _read_json(path)
+  record = results.read_record(path)
   needed = {"mIoU", "fwIoU", "mACC", "pACC", "image_level", "pixel_level", "per_class"}
   missing = needed - record.keys() if isinstance(record, dict) else needed
   if missing:
@@ -121,21 +110,9 @@ def _read_record(workdir: epath.Path, name: str) -> dict[str, Any]:
   return record
 
 
-def _read_lines(path: epath.Path) -> list[dict[str, Any]]:
-  """Objects of a file of JSON lines; a last line that was cut off is left out."""
-  if not path.exists():
-    return []
-  lines = path.read_text().splitlines(keepends=True)
-  if lines and not lines[-1].endswith("\n"):
-    del lines[-1]
-  try:
-    return [json.loads(line) for line in lines]
-  except json.JSONDecodeError as error:
-    raise ValueError(f"{path} holds a line that is not JSON ({error}); remove it") from error
-
-
-def _read_confusion(path: epath.Path, record: dict[str, Any]) -> np.ndarray | None:
-  """Counts [C, C]; None where there is no such file."""
+def _read_confusion(workdir: epath.Path, name: str, record: dict[str, Any]) -> np.ndarray | None:
+  """The counts [C, C] that a record was made from; None where there is no such file."""
+  path = files.confusion(workdir, name)
   if not path.exists():
     return None
   with _named(path), np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
@@ -145,6 +122,14 @@ def _read_confusion(path: epath.Path, record: dict[str, Any]) -> np.ndarray | No
     raise ValueError(
       f"{path} is of shape {confusion.shape}, the results beside it are of {num_classes} classes;"
       " evaluate again, or remove it"
+    )
+  with _named(path):
+    iou = 100 * metrics.segmentation_scores(confusion).iou
+  recorded = np.array([entry["IoU"] for entry in record["per_class"]], np.float64)  # None: nan
+  if not np.allclose(iou, recorded, rtol=0, atol=10**-results.PERCENT_DIGITS, equal_nan=True):
+    raise ValueError(
+      f"{path} holds the counts of another evaluation than {files.record(workdir, name)}; evaluate"
+      " again, or remove it"
     )
   return confusion
 

@@ -74,7 +74,8 @@ def totals(runs: Sequence[run_files.Run]) -> list[dict[str, Any]]:
       cells.append(
         (number(value), f"{value - first:+.2f}".replace("-0.00", "+0.00") if known else "")
       )
-    rows.append({"label": run.label, "evaluated": run.evaluated, "cells": cells})
+    evaluated = " with ".join(filter(None, (str(run.evaluated), results.not_plain(run.record))))
+    rows.append({"label": run.label, "evaluated": evaluated, "cells": cells})
   return rows
 
 
@@ -137,7 +138,8 @@ def _mistakes(run: run_files.Run) -> list[Cell]:
   for c, prediction in enumerate(wrong.argmax(1)):
     if wrong[c, prediction]:
       share = wrong[c, prediction] / labelled[c]
-      cells.append(Cell(f"{run.class_names[prediction]} ({share:.0%})", repr(float(share))))
+      percent = f"{share:.0%}" if share >= 0.005 else "<1%"
+      cells.append(Cell(f"{run.class_names[prediction]} ({percent})", repr(float(share))))
     else:
       cells.append(Cell("–"))
   return cells

@@ -1,25 +1,19 @@
 """PNG plots of a study."""
 
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from matplotlib import axes as axes_lib, figure as figure_lib
 from matplotlib.backends import backend_agg
 
+from ltss_jax import results
 from ltss_jax.study import statistics
-
-Study = Mapping[str, Mapping[int, dict[str, Any]]]
+from ltss_jax.study.statistics import Study
 
 # They keep apart for the colour-blind; the first is the baseline's.
 _COLORS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#999999")
 _GROUP_COLORS = {"rare": "#d55e00", "common": "#e69f00", "frequent": "#0072b2"}
-# Level -> field of a class in the record, axis label.
-_FREQUENCIES = {
-  "image": ("train_images", "training images with the class"),
-  "pixel": ("train_pixel_share", "summed share of the training images' pixels"),
-}
 _WINDOW_SHARE = 0.2  # of the classes, over which a curve is smoothed: as many as a group has
 
 
@@ -47,7 +41,7 @@ def _classes(study: Study) -> list[dict[str, Any]]:
 
 def _frequency(study: Study, level: str) -> np.ndarray:
   """Of every class, for a logarithmic axis: one of 0 stands at half of the smallest other one."""
-  values = np.array([entry[_FREQUENCIES[level][0]] for entry in _classes(study)], np.float64)
+  values = np.array([entry[results.FREQUENCIES[level][0]] for entry in _classes(study)], np.float64)
   positive = values[values > 0]
   return np.maximum(values, positive.min() / 2 if positive.size else 1.0)  # [C]
 
@@ -73,8 +67,8 @@ def smoothed(frequency: np.ndarray, iou: np.ndarray) -> tuple[np.ndarray, np.nda
 
 def iou_by_frequency(study: Study) -> figure_lib.Figure:
   """IoU of the classes against their frequency at both levels: points, and smoothed curves."""
-  figure, panels = _new_figure(len(_FREQUENCIES))
-  for axes, (level, (_, label)) in zip(panels, _FREQUENCIES.items(), strict=True):
+  figure, panels = _new_figure(len(results.FREQUENCIES))
+  for axes, (level, (_, label)) in zip(panels, results.FREQUENCIES.items(), strict=True):
     frequency = _frequency(study, level)
     for method, color in _colors(study).items():
       mean = statistics.mean_over_seeds(_iou(study, method))
@@ -112,7 +106,7 @@ def _draw_gain(axes: axes_lib.Axes, study: Study, method: str, baseline: str) ->
       label=group,
     )
   axes.axhline(0, color="gray", linewidth=0.8)
-  axes.set(xscale="log", xlabel=_FREQUENCIES["image"][1])
+  axes.set(xscale="log", xlabel=results.FREQUENCIES["image"][1])
   axes.set_title(f"{method} ({len(seeds)} pairs)", fontsize="medium")
 
 
@@ -143,9 +137,9 @@ def gain_by_frequency(study: Study, baseline: str) -> figure_lib.Figure | None:
 
 def groups(study: Study) -> figure_lib.Figure:
   """Means over the groups at both levels: a bar for each method's mean, a dot for each seed."""
-  figure, panels = _new_figure(len(_FREQUENCIES))
+  figure, panels = _new_figure(len(results.FREQUENCIES))
   width = 0.8 / len(study)
-  for axes, level in zip(panels, _FREQUENCIES, strict=True):
+  for axes, level in zip(panels, results.FREQUENCIES, strict=True):
     for i, (method, color) in enumerate(_colors(study).items()):
       records = {seed: content["record"] for seed, content in study[method].items()}
       for place, group in enumerate(_GROUP_COLORS):

@@ -12,13 +12,10 @@ from typing import Any
 
 import ml_collections
 
-from ltss_jax import results, run_config
+from ltss_jax import json_lines, results, run_config, workdir as files
 from ltss_jax.study import plan
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-
-# Evaluation is free to change in a run that is resumed, but not among results that are compared.
-_SCORING_FIELDS = ("min_size", "max_size", "dtype", "logit_adjustment")
 
 
 class Folder:
@@ -64,25 +61,23 @@ class Folder:
     run_config.write(self.path, config)
 
   def _check_scoring(self, config: ml_collections.ConfigDict) -> None:
-    saved = json.loads((self.path / run_config.FILE_NAME).read_text())["eval"]
-    for field in _SCORING_FIELDS:
-      if saved[field] != config.eval[field]:
+    """Evaluation is free to change in a resumed run, but not among results that are compared."""
+    saved = run_config.scoring_fields(run_config.read(self.path)["eval"])
+    now = run_config.scoring_fields(config.eval.to_dict())
+    for field in sorted(saved.keys() | now.keys()):
+      there, here = saved.get(field, "absent"), now.get(field, "absent")
+      if there != here:
         raise ValueError(
-          f"{self.path} holds a study with config.eval.{field}={saved[field]!r}, and now it is"
-          f" {config.eval[field]!r}; use another --workdir, or that value"
+          f"{self.path} holds a study with config.eval.{field}={there!r}, and now it is {here!r};"
+          " use another --workdir, or that value"
         )
 
   def add_attempt(self, run: plan.Run, attempt: Mapping[str, Any]) -> None:
     """Logs one start of a run, however it ended."""
-    line = {"method": run.method, "seed": run.seed, **attempt}
-    with self._attempts.open("a", encoding="utf-8") as file:
-      file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    json_lines.append(self._attempts, {"method": run.method, "seed": run.seed, **attempt})
 
   def _attempts_of(self, run: plan.Run) -> list[dict[str, Any]]:
-    if not self._attempts.exists():
-      return []
-    lines = self._attempts.read_text(encoding="utf-8").splitlines()
-    attempts = [json.loads(line) for line in lines]
+    attempts = json_lines.read(self._attempts)
     return [a for a in attempts if (a.pop("method"), a.pop("seed")) == (run.method, run.seed)]
 
   def collect(self, run: plan.Run, config: str, overrides: Mapping[str, Any]) -> bool:
@@ -95,14 +90,17 @@ class Folder:
 
     Returns:
       Whether it has finished.
+
+    Raises:
+      ValueError: a file that it or an attempt has left is damaged; names it.
     """
     if self.result(run).exists():
       return True
-    resolved = self.workdir(run) / run_config.FILE_NAME
-    if not resolved.exists():
+    resolved = run_config.read(self.workdir(run))
+    if resolved is None:
       return False
-    steps = json.loads(resolved.read_text())["train"]["steps"]
-    record = self.workdir(run) / "eval" / f"{steps}.json"
+    steps = resolved["train"]["steps"]
+    record = files.record(self.workdir(run), steps)
     if not record.exists():
       return False
     attempts = self._attempts_of(run)
@@ -117,7 +115,7 @@ class Folder:
       "machine": last.get("machine"),
       "seconds": round(sum(attempt["seconds"] for attempt in attempts), 1),
       "attempts": attempts,
-      "record": json.loads(record.read_text()),
+      "record": results.read_record(record),
     }
     results.write_record(content, self.result(run))
     return True

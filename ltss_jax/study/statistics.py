@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+# Method -> seed -> content of its JSON, as `records.Folder.load` returns it.
+Study = Mapping[str, Mapping[int, dict[str, Any]]]
+
 # What is compared -> where it stands in the record of `results.make_record`.
 METRICS = {
   "mIoU": ("mIoU",),

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ltss_jax.study import statistics
-
-Study = Mapping[str, Mapping[int, dict[str, Any]]]
+from ltss_jax.study.statistics import Study
 
 _HEADER = (
   "mIoU",

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import jax.numpy as jnp
 import numpy as np
 
+from ltss_jax import whole_file
 from ltss_jax.weights import pickles, torch_files
 
 _SAFETENSORS_DTYPES = {
@@ -145,15 +146,9 @@ def write_pickle(path: str | pathlib.Path, arrays: Mapping[str, np.ndarray]) -> 
     path: of the new file; appears only when it is complete.
     arrays: official name -> array.
   """
-  path = pathlib.Path(path)
-  partial = path.with_name(f"{path.name}.partial")
-  try:
-    with partial.open("wb") as file:
-      content = {"model": {k: np.asarray(v) for k, v in arrays.items()}, "__author__": "ltss_jax"}
-      _Pickler(file, protocol=4).dump(content)
-    partial.replace(path)
-  finally:
-    partial.unlink(missing_ok=True)
+  content = {"model": {k: np.asarray(v) for k, v in arrays.items()}, "__author__": "ltss_jax"}
+  with whole_file.replacing(path) as file:
+    _Pickler(file, protocol=4).dump(content)
 
 
 class _Pickler(pickle.Pickler):

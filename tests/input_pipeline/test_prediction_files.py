@@ -75,10 +75,11 @@ def test_outputs_keep_the_whole_stem():
 
 def test_outputs_in_each_others_way_are_refused(folder, tmp_path):
   same_stem = touch(folder, "a.jpg", "a.png", "b.jpg")
-  with pytest.raises(
-    ValueError, match=r"a\.jpg and .*a\.png would both .*out/a\.png.*3 such names"
-  ):
+  with pytest.raises(ValueError, match=r"a\.jpg and .*a\.png would both .*out/a\.png; rename one$"):
     prediction_files.check_output(same_stem, tmp_path / "out")
+  two = [*same_stem, *touch(folder, "c.jpg", "c.png")]
+  with pytest.raises(ValueError, match=r"out/a\.png; rename one \(and likewise in 1 more cases\)"):
+    prediction_files.check_output(two, tmp_path / "out")
   overlay = touch(folder, "b.jpg", "b_overlay.jpg")
   with pytest.raises(ValueError, match=r"b\.jpg and .*b_overlay\.jpg would both .*b_overlay\.png"):
     prediction_files.check_output(overlay, tmp_path / "out")
@@ -145,6 +146,15 @@ def test_a_json_list_appears_complete(folder):
   assert [entry.name for entry in folder.iterdir()] == ["list.json"]
   assert prediction_files.part_name("list.json", 2, 4) == "list-2-of-4.json"
   assert prediction_files.part_name("list.json", 0, 1) == "list.json"
+
+
+def test_a_json_list_takes_any_file_name(folder):
+  """Linux allows bytes that are no UTF-8, which Python stands surrogates for."""
+  name = os.fsdecode(b"caf\xe9.png")
+  writer = prediction_files.JsonListWriter(folder / "list.json")
+  writer.write({"file_name": name})
+  writer.close()
+  assert json.loads((folder / "list.json").read_text()) == [{"file_name": name}]
 
 
 def test_size_is_that_of_the_upright_image(folder):

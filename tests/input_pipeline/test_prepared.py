@@ -1,11 +1,13 @@
 import multiprocessing
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from input_pipeline import class_stats, prepared
@@ -127,6 +129,19 @@ def test_every_file_counts(directory, tmp_path, name):
       path.copy(tmp_path / path.name)
   assert prepared.missing_files(directory) == []
   assert prepared.missing_files(tmp_path) == [name]
+
+
+def test_room_is_made_only_where_nothing_serves(directory, tmp_path):
+  place = epath.Path(tmp_path) / "x" / "1.0.0"
+  assert prepared.make_room(place)  # as nothing is there
+  for damaged, is_wanted in ((False, False), (True, True)):
+    shutil.copytree(directory, place)
+    assert not prepared.make_room(place)
+    assert not prepared.missing_files(place)
+    if damaged:
+      (place / "classes.json").unlink()
+    assert prepared.make_room(place, lambda is_wanted=is_wanted: is_wanted)
+    assert list(place.parent.iterdir()) == []
 
 
 _NO_NETWORK = """

@@ -1,6 +1,7 @@
 """Metrics on disk, after a clean run and after one that was cut off."""
 
 import json
+import os
 import sys
 
 import numpy as np
@@ -36,6 +37,15 @@ def test_resuming_drops_later_and_broken_lines(tmp_path):
   writer = metric_writer.JsonLinesWriter(path, start_step=2)
   writer.write_scalars(3, {"a": 30})
   assert [(line["step"], line["a"]) for line in read(path)] == [(1, 1.0), (2, 2.0), (3, 30.0)]
+
+
+def test_resuming_replaces_the_history_and_never_empties_it(tmp_path):
+  path, before = tmp_path / "metrics.jsonl", tmp_path / "before"
+  path.write_text('{"step": 1, "a": 1.0}\n{"step": 2, "a": 2.0}\n')
+  os.link(path, before)  # the file itself, whatever takes its name
+  metric_writer.JsonLinesWriter(path, start_step=1)
+  assert [line["step"] for line in read(path)] == [1]
+  assert [line["step"] for line in read(before)] == [1, 2]
 
 
 def test_other_processes_write_nothing(tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import jax
 import numpy as np
@@ -177,7 +178,7 @@ def test_one_broken_file_is_reported_and_the_others_are_written(weights, images,
   (output / "whole.png").write_text("of an earlier prediction")
   (output / "mine.txt").write_text("untouched")
   config = small_config("deeplabv3plus")
-  with pytest.raises(ValueError, match=r"2 of 3 images could not be read \(.*the other 1 are in"):
+  with pytest.raises(ValueError, match=r"2 of 3 images were skipped \(.*the other 1 are in"):
     predict.predict(config, "none", source=folder, output=output, weights=weights[0])
   names = sorted(path.name for path in output.iterdir())
   assert names == ["mine.txt", "whole.png", "whole_overlay.png"]
@@ -191,7 +192,7 @@ def test_on_request_there_are_a_summary_and_masks_of_a_pattern_of_images(weights
   (tmp_path / "empty.png").touch()
   Image.new("RGB", (1, 1), "red").save(tmp_path / "one.png")
   (tmp_path / "linked.jpg").symlink_to(images / "larger.v2.JPG")
-  with pytest.raises(ValueError, match=r"1 of 3 images could not be read \(empty\.png\)"):
+  with pytest.raises(ValueError, match=r"1 of 3 images were skipped \(empty\.png\)"):
     predict.predict(config, "none", source=tmp_path / "*.*g", output=output, weights=weights[0])
   summary = {
     entry["file_name"]: entry for entry in json.loads((output / "summary.json").read_text())
@@ -204,6 +205,33 @@ def test_on_request_there_are_a_summary_and_masks_of_a_pattern_of_images(weights
   found = {mask["category_id"] for mask in masks if mask["file_name"] == "linked.jpg"}
   assert found == set(np.unique(label))  # MHP-v2's own ids are the train ids
   assert sum(entry["pixels"] for entry in summary["linked.jpg"]["classes"]) == label.size
+
+
+def test_a_file_name_that_is_no_utf8_is_one_like_others(weights, tmp_path):
+  config, folder, output = small_config("deeplabv3plus"), tmp_path / "in", tmp_path / "out"
+  config.predict.save_summary = config.predict.save_json = True
+  folder.mkdir()
+  name = os.fsdecode(b"caf\xe9.png")
+  Image.fromarray(picture(32, 48, 0)).save(folder / name)
+  predict.predict(config, "none", source=folder, output=output, weights=weights[0])
+  (entry,) = json.loads((output / "summary.json").read_text())
+  assert entry["file_name"] == name
+  assert {e["file_name"] for e in json.loads((output / "predictions.json").read_text())} == {name}
+  assert (output / name).exists()
+
+
+def test_a_prediction_that_fails_in_the_middle_keeps_what_was_done(weights, tmp_path):
+  config, folder, output = small_config("deeplabv3plus"), tmp_path / "in", tmp_path / "out"
+  config.predict.save_summary = True
+  folder.mkdir()
+  for name in ("a.png", "b.png"):
+    Image.fromarray(picture(32, 48, 0)).save(folder / name)
+  (output / "b.png").mkdir(parents=True)  # in the place of a label map
+  with pytest.raises(OSError, match=r"b\.png"):
+    predict.predict(config, "none", source=folder, output=output, weights=weights[0])
+  summary = json.loads((output / "summary.json").read_text())
+  assert [entry["file_name"] for entry in summary] == ["a.png"]
+  assert not list(output.glob("*.unfinished"))
 
 
 def test_images_are_seen_as_the_evaluation_is_told_to(weights, images, tmp_path):

@@ -74,12 +74,13 @@ def test_writing_replaces_and_leaves_nothing_behind(tmp_path):
   assert [entry.name for entry in tmp_path.iterdir()] == ["3.json"]
 
 
-def test_failed_write_leaves_nothing_behind(tmp_path):
-  # A directory stands where the file should go, so that the last step, the renaming, fails.
-  (tmp_path / "3.json").mkdir()
-  with pytest.raises(OSError):
-    results.write_record({"mIoU": 2.0}, tmp_path / "3.json")
-  assert [entry.name for entry in tmp_path.iterdir()] == ["3.json"]
+def test_records_come_back_and_damaged_ones_are_named(tmp_path):
+  path = tmp_path / "3.json"
+  results.write_record(make_record(confusion()), path)
+  assert results.read_record(path) == make_record(confusion())
+  path.write_bytes(path.read_bytes()[:-20])
+  with pytest.raises(ValueError, match=r"3\.json is not readable as JSON"):
+    results.read_record(path)
 
 
 def test_nan_is_no_json(tmp_path):
@@ -114,15 +115,14 @@ def test_table_is_aligned_and_sorted_by_frequency():
   ]
 
 
-def test_long_table_shows_both_ends():
-  record = make_record(confusion())
-  lines = results.format_table(record, max_classes=3).splitlines()
-  assert [line.split()[0] for line in lines[1:3]] == ["sky", "tröß"]
-  assert lines[3] == "... 2 more classes ..."
-  assert lines[4].startswith("absent")
-  assert results.format_table(record, max_classes=5) == results.format_table(record)
-  with pytest.raises(ValueError, match="max_classes=1"):
-    results.format_table(record, max_classes=1)
+def test_an_evaluation_that_is_not_plain_says_so():
+  plain = {"min_size": 512, "scales": [], "flip": False, "window": 0, "logit_adjustment": 0.0}
+  record = make_record(confusion()) | {"eval": plain}
+  assert results.not_plain(record) == results.not_plain(make_record(confusion())) == ""
+  record["eval"] = plain | {"scales": [256, 512], "flip": True}
+  assert results.not_plain(record) == "eval.scales=[256, 512], eval.flip=True"
+  last = results.format_table(record).splitlines()[-1]
+  assert last == "Evaluated with eval.scales=[256, 512], eval.flip=True"
 
 
 def test_long_names_are_cut_to_the_column():

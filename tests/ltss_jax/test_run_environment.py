@@ -1,6 +1,7 @@
 """What a run notes about where it ran."""
 
 import json
+import os
 import re
 
 from ltss_jax import run_environment
@@ -16,6 +17,15 @@ def test_every_start_adds_a_line(tmp_path):
   assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", line["time"])
   assert re.fullmatch(r"([0-9a-f]{40})?", line["commit"])  # "" in a copy without its history
   assert line["versions"]["jax"][0].isdigit() and line["python"][0] == "3"
+
+
+def test_earlier_starts_are_never_lost(tmp_path):
+  path, before = tmp_path / "environment.jsonl", tmp_path / "before"
+  path.write_text('{"step": 0}\n')
+  os.link(path, before)  # the file itself, whatever takes its name
+  run_environment.append(tmp_path, step=40, train_images=12, val_images=7)
+  assert len(path.read_text().splitlines()) == 2
+  assert before.read_text() == '{"step": 0}\n'
 
 
 def test_without_git_the_commit_is_empty(monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from input_pipeline import class_stats, prepared
-from input_pipeline.folder import prepare, source
+from input_pipeline.folder import layout, prepare, source
 
 REPOSITORY = pathlib.Path(__file__).parents[3]
 CAMVID = pathlib.Path(
@@ -202,6 +202,24 @@ def test_processes_that_prepare_at_once_share_one_result(folder, tmp_path):
   directory = source.prepared_directory(tmp_path / "data", folder)
   assert list(directory.parent.iterdir()) == [directory]
   assert len(prepared.open_source(directory, "train")) == 5
+
+
+def test_a_start_leaves_alone_what_another_has_prepared_meanwhile(folder, tmp_path, monkeypatch):
+  directory = prepare.prepare_folder(tmp_path / "data", folder, 255)
+  (folder / "classes.txt").write_text("sky\nleft arm\nright arm\nstreet\n")
+  look = layout.fingerprint
+  made_by_other = []
+
+  def look_slowly(found):
+    monkeypatch.undo()
+    prepare.prepare_folder(tmp_path / "data", folder, 255)  # the other start, from begin to end
+    made_by_other.append(os.stat(directory).st_ino)
+    return look(found)
+
+  monkeypatch.setattr(layout, "fingerprint", look_slowly)
+  assert prepare.prepare_folder(tmp_path / "data", folder, 255) == directory
+  assert made_by_other == [os.stat(directory).st_ino]
+  assert prepared.read_metadata(directory).class_names[3] == "street"
 
 
 def test_several_bad_files_are_reported_at_once(folder, tmp_path):

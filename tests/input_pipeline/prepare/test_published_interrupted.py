@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import prepared
+from input_pipeline.mhp_v2 import layout
 from input_pipeline.prepare import ensure_prepared, published
 
 REPOSITORY = pathlib.Path(__file__).parents[3]
@@ -100,6 +101,23 @@ def test_damaged_preparation_is_made_anew(raw_dir, tmp_path):
     ensure_prepared("mhp_v2", tmp_path / "data")
   assert prepare(raw_dir, tmp_path) == directory
   assert len(prepared.open_source(directory, "val")) == 3
+
+
+def test_a_start_leaves_alone_what_another_has_mended_meanwhile(raw_dir, tmp_path, monkeypatch):
+  directory = prepare(raw_dir, tmp_path)
+  next(pathlib.Path(directory).glob("*val*array_record*")).unlink()
+  read_contents = layout.read_contents
+  made_by_other = []
+
+  def read_slowly(top):
+    monkeypatch.undo()
+    prepare(raw_dir, tmp_path)  # the other start, from begin to end
+    made_by_other.append(os.stat(directory).st_ino)
+    return read_contents(top)
+
+  monkeypatch.setattr(layout, "read_contents", read_slowly)
+  assert prepare(raw_dir, tmp_path) == directory
+  assert made_by_other == [os.stat(directory).st_ino]
 
 
 def test_two_processes_at_once_share_one_result(raw_dir, tmp_path):

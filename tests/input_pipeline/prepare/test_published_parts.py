@@ -1,6 +1,7 @@
 """The long-tailed data sets and parts of other data sets, by list and by sampler."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import class_stats, class_tables, lt_sampling, prepared
-from input_pipeline.prepare import command, ensure_prepared, subset
+from input_pipeline.prepare import command, ensure_prepared, published, subset
 
 REPOSITORY = pathlib.Path(__file__).parents[3]
 NUM_TRAIN = 12
@@ -152,6 +153,24 @@ def test_half_a_part_is_prepared_anew(raw_dir, tmp_path):
     ensure_prepared("coco_stuff_lt", tmp_path / "data")
   assert prepare(tmp_path, choice=choice) == directory
   assert len(names_in(directory)) == 6
+
+
+def test_a_start_leaves_alone_what_another_has_mended_meanwhile(raw_dir, tmp_path, monkeypatch):
+  choice = subset.Choice(target_images=6)
+  directory = prepare(tmp_path, raw_dir, choice=choice)
+  (directory / "val_pixel_counts.npz").unlink()
+  prepare_whole = published.prepare_published
+  made_by_other = []
+
+  def prepare_slowly(*arguments):
+    monkeypatch.undo()
+    prepare(tmp_path, choice=choice)  # the other start, from begin to end
+    made_by_other.append(os.stat(directory).st_ino)
+    return prepare_whole(*arguments)
+
+  monkeypatch.setattr(published, "prepare_published", prepare_slowly)
+  assert prepare(tmp_path, choice=choice) == directory
+  assert made_by_other == [os.stat(directory).st_ino]
 
 
 def test_mhp_v2_lt_is_a_part_of_mhp_v2(tmp_path, raw_files):

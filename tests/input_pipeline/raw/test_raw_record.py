@@ -120,7 +120,7 @@ def test_low_bit_depth_is_not_stretched(pair, depth):
   np.testing.assert_array_equal(decode(record.read_record(pair, METADATA).label), label)
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("orientation", range(1, 10))  # 9 is none, and ignored
 def test_size_is_that_of_the_upright_image(pair, orientation):
   exif = Image.Exif()
   exif[0x0112] = orientation

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from ltss_jax import report
+from ltss_jax import report, results, workdir as files
 
 SECTIONS = {"results", "classes", "frequency", "confusion", "curves", "images", "data", "config"}
 VOID = {"meta", "link", "img", "input", "br", "hr"}
@@ -53,6 +53,15 @@ def test_the_page_has_every_section_and_needs_no_other_file(workdir):
   assert report.report(workdir).read_text(encoding="utf-8") == text
 
 
+def test_an_evaluation_that_is_not_plain_says_so(workdir, write_run, tmp_path):
+  other = write_run(tmp_path / "b")
+  path = files.record(other, 100)
+  results.write_record(results.read_record(path) | {"eval": {"flip": True}}, path)
+  assert "with eval.flip=True." in report.report(other).read_text(encoding="utf-8")
+  text = report.report(workdir, [other]).read_text(encoding="utf-8")
+  assert "<td>100 with eval.flip=True</td>" in text and "Not the plain" not in text
+
+
 def test_several_runs_are_compared(workdir, write_run, tmp_path):
   others = [write_run(tmp_path / name, seed=3, learning_rate=0.5) for name in ("b", "c/demo")]
   path = report.report(workdir, others, tmp_path / "new" / "page.html")
@@ -89,6 +98,14 @@ def test_a_report_that_fails_does_not_fail_the_training(workdir, caplog):
   (workdir / "config.json").write_text("{")
   report.after_training(workdir)
   assert "could not be written" in caplog.text and "config.json" in caplog.text
+  assert not (workdir / "report.html").exists()
+
+
+def test_a_template_that_fails_does_not_fail_the_training(workdir, caplog):
+  """As with a line that another release has written."""
+  (workdir / "environment.jsonl").write_text('{"step": 0, "train_images": 1080}\n')
+  report.after_training(workdir)
+  assert "could not be written" in caplog.text and "Traceback" in caplog.text
   assert not (workdir / "report.html").exists()
 
 

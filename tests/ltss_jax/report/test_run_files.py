@@ -58,6 +58,14 @@ def test_counts_of_other_classes_are_refused(workdir):
     run_files.read_run(workdir)
 
 
+def test_counts_of_another_evaluation_are_refused(workdir):
+  """As a process leaves them that was killed between the two files."""
+  path = files.confusion(workdir, 100)
+  path.write_bytes(files.confusion(workdir, 50).read_bytes())
+  with pytest.raises(ValueError, match=r"100_confusion\.npz .*of another evaluation.*100\.json"):
+    run_files.read_run(workdir)
+
+
 def test_series_keep_the_last_value_of_a_step_and_thin_out_by_means(workdir):
   path = files.metrics(workdir)
   lines = [{"step": s, "loss": float(s)} for s in range(1, 1001)]
