@@ -90,6 +90,9 @@ def _seesaw(config: ml_collections.ConfigDict) -> None:
   config.loss.class_loss = "seesaw"
   if config.model.name == "mask2former":
     config.model.class_head = "seesaw"
+  else:
+    # The hardest pixels are those of rare classes already; both at once push the others aside.
+    config.loss.hard_pixel_fraction = 1.0
 
 
 def _frequency_matcher(config: ml_collections.ConfigDict) -> None:

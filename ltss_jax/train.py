@@ -203,6 +203,7 @@ def _start(
   logging.info("Config:\n%s", config)
   overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
   logging.info("Parameters:\n%s", overview)
+  _warn_of_mining(config)
   logging.info(
     "Training %d steps of %d images on %d x %s, %d process(es)",
     config.train.steps,
@@ -215,6 +216,19 @@ def _start(
     workdir.mkdir(parents=True, exist_ok=True)
     run_config.write(workdir, config)
     run_data.write(workdir, dataset)
+
+
+def _warn_of_mining(config: ml_collections.ConfigDict) -> None:
+  loss = config.loss
+  weighs_classes = loss.class_loss not in ("cross_entropy", "focal")
+  if config.model.name == "deeplabv3plus" and weighs_classes and loss.hard_pixel_fraction < 1:
+    logging.warning(
+      "config.loss.class_loss=%s together with config.loss.hard_pixel_fraction=%g favours rare "
+      "classes twice, which cost half of the mIoU where it was tried (docs/methods.md); "
+      "--config.loss.hard_pixel_fraction=1 takes all pixels.",
+      loss.class_loss,
+      loss.hard_pixel_fraction,
+    )
 
 
 def _open_records(
