@@ -175,6 +175,27 @@ def test_source_and_destination_are_augmented_independently():
   assert same < 20
 
 
+@pytest.mark.parametrize("mode", [None, "random", "rare"])
+def test_batches_of_images_of_all_sizes_have_one_form(mode):
+  """The same keys, shapes and types, which a training step is compiled for."""
+
+  class OfAllSizes(Records):
+    def __getitem__(self, index):
+      label = np.repeat(np.arange(1 + 2 * index, dtype=np.uint8)[:, None], 7 + 5 * index, axis=1)
+      image = np.stack([label] * 3, axis=-1)
+      return {"image": self._png(image), "label": self._png(label), "file_name": f"{index}.png"}
+
+  options = dict(rare_classes=(1, 12), flip=True, min_scale=0.5, max_scale=2.0)
+  paste = copy_paste.CopyPaste(255, mode, **options) if mode else None
+  scales = dict(min_factor=0.5, max_factor=2.0)
+  config = dataclasses.replace(REPEATED, flip=True, copy_paste=paste, **scales)
+  batches = batches_of(config, 0, 8, OfAllSizes())
+  forms = [{name: (x.shape, x.dtype) for name, x in batch.items()} for batch in batches]
+  assert forms == [forms[0]] * 8
+  assert any(batch["dropped_classes"].any() for batch in batches)  # More classes than targets.
+  assert any((batch["classes"] < 0).any() for batch in batches)
+
+
 def test_classes_listed_are_those_after_pasting():
   (batch,) = batches_of(dataclasses.replace(PASTED, batch_size=32), 0, 1)
   together = 0

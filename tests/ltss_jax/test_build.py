@@ -1,14 +1,15 @@
-"""Every field of `config.data` reaches the training stream."""
+"""Every field of `config.data` reaches the stream, those of the methods the loss and inference."""
 
 import jax
 import numpy as np
 import pytest
 from etils import epath
 
-from configs import common, mhp_v2_lt
+from configs import ade20k_full, coco_stuff_lt, common, mhp_v2_lt, shapes_lt
 from input_pipeline import class_stats, class_tables, pipeline, repeat_factor
 from ltss_jax import build, mesh as mesh_lib
 from ltss_jax.dataset import Dataset
+from ltss_jax.losses import class_losses
 
 TABLE = class_tables.load_class_table("mhp_v2_lt")
 # Three images; class 51 of MHP-v2-LT is rare.
@@ -107,3 +108,191 @@ def test_methods_that_need_statistics_say_so(field, value):
     build.build_architecture(
       config, num_classes=59, ignore_label=255, mesh=mesh_lib.data_mesh(), train_stats=None
     )
+
+
+CONFIGS = {"ade20k_full": ade20k_full, "coco_stuff_lt": coco_stuff_lt, "mhp_v2_lt": mhp_v2_lt}
+
+
+def query_numbers(name, **fields):
+  """(numbers through the config, training images with the class and their fraction)."""
+  config, stats = CONFIGS[name].get_config(), class_tables.load_class_table(name).train_stats
+  config.loss.update({"frequency_matcher": True} | fields)
+  return np.array(build._query_numbers(config, stats)), stats.images_with_class / stats.num_images
+
+
+@pytest.mark.parametrize(
+  ("name", "above_one", "largest"),
+  [("ade20k_full", 475, 6), ("coco_stuff_lt", 75, 10), ("mhp_v2_lt", 27, 9)],
+)
+def test_query_numbers_of_the_published_tables(name, above_one, largest):
+  numbers, frequency = query_numbers(name)
+  assert (np.sum(numbers > 1), numbers.max()) == (above_one, largest)
+  if name == "ade20k_full":
+    assert np.bincount(numbers).tolist() == [0, 372, 268, 99, 72, 0, 36]
+  for fields in ({"query_threshold": 0.01}, {"query_scale": 3.0}):
+    threshold = {"ade20k_full": 0.0003, "coco_stuff_lt": 0.0012, "mhp_v2_lt": 0.0024}[name]
+    t, s = fields.get("query_threshold", threshold), fields.get("query_scale", 2.0)
+    changed, _ = query_numbers(name, **fields)
+    assert changed.tolist() == [int(np.ceil(max(1, s * np.sqrt(t / f)))) for f in frequency]
+    assert np.any(changed != numbers)
+
+
+# Five classes whose order by pixels is another one than by images.
+STATS = class_stats.ClassStats(
+  100, np.array([100, 50, 9, 4, 1]), np.array([3.0, 40.0, 0.5, 20.0, 1.5])
+)
+LOGITS = np.array([1.0, -0.5, 0.3, 2.0, -1.2])
+
+
+def shapes_config(model, fields):
+  config = shapes_lt.get_config(f"model={model}")
+  config.update_from_flattened_dict(fields)
+  return config
+
+
+@pytest.mark.parametrize(
+  ("fields", "expected"),
+  [
+    # Ascending 1 4 9 50 100: a = v[1] = 4, and t = 4 / 100; 2 sqrt(t / f) = 0.4 0.57 1.3 2 4.
+    ({}, (1, 1, 2, 2, 4)),
+    ({"loss.query_threshold": 0.16}, (1, 2, 3, 4, 8)),
+    ({"loss.query_threshold": 0.16, "loss.query_scale": 1.0}, (1, 1, 2, 2, 4)),
+    ({"loss.query_scale": 4.0}, (1, 2, 3, 4, 8)),
+    ({"loss.frequency_matcher": False}, None),
+  ],
+)
+def test_query_numbers_without_a_published_threshold(fields, expected):
+  config = shapes_config("mask2former", {"loss.frequency_matcher": True} | fields)
+  assert build._query_numbers(config, STATS) == expected
+
+
+CLASS_LOSS_FIELDS = {
+  "loss.logit_adjustment_tau": 1.5,
+  "loss.class_balanced_beta": 0.9,
+  "loss.focal_gamma": 1.5,
+  "loss.seesaw_p": 0.9,
+  "loss.seesaw_q": 0.6,
+}
+
+
+def of_label(name, logits, label, counts):
+  """Weighted loss of one prediction, of docs/methods.md with `CLASS_LOSS_FIELDS`."""
+  log_prior, images = np.log(counts / counts.sum()), STATS.images_with_class
+  weights = (1 - 0.9) / (1 - 0.9**images)
+  shift = {"balanced_softmax": log_prior, "logit_adjustment": 1.5 * log_prior}.get(name, 0)
+  p = (np.exp(logits + shift) / np.exp(logits + shift).sum())[label]
+  factor = {"class_balanced": weights[label] / weights.mean(), "focal": (1 - p) ** 1.5}
+  return -np.log(p) * factor.get(name, 1)
+
+
+@pytest.mark.parametrize(
+  ("model", "counts"),
+  [("mask2former", STATS.images_with_class), ("deeplabv3plus", STATS.pixel_share_sum)],
+)
+@pytest.mark.parametrize("name", class_losses.NAMES)
+def test_fields_of_the_class_losses_arrive_with_the_right_counts(name, model, counts):
+  config = shapes_config(model, CLASS_LOSS_FIELDS | {"loss.class_loss": name})
+  loss = build._class_loss(config, STATS)
+  assert loss.name == name
+  if name == "seesaw":
+    assert (loss.seesaw_p, loss.seesaw_q) == (0.9, 0.6)
+    return
+  label = np.arange(5)
+  value, weight = class_losses.weighted_loss(loss, np.float32([LOGITS] * 5), label)
+  expected = [of_label(name, LOGITS, i, counts) for i in label]
+  np.testing.assert_allclose(value * weight, expected, rtol=1e-5)  # float32
+
+
+def with_fixed_logits(config, path, logits):
+  """(architecture, weights that are all 0, but for the bias which makes all the class logits)."""
+  architecture = build.build_architecture(
+    config,
+    num_classes=5,
+    ignore_label=255,
+    mesh=mesh_lib.data_mesh(jax.devices()[:1]),
+    train_stats=STATS,
+  )
+  shapes = jax.eval_shape(architecture.init, jax.random.key(0))
+  params, stats = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+  layer = params
+  for part in path:
+    layer = layer[part]
+  assert layer["bias"].shape == logits.shape
+  layer["bias"][:] = logits
+  return architecture, params, stats
+
+
+def loss_and_prediction(architecture, params, stats, batch):
+  def both(params, stats, batch):
+    _, (_, terms) = architecture.loss(params, stats, batch, jax.random.key(0))
+    return terms, architecture.predict(params, stats, batch["image"])
+
+  return jax.jit(both)(params, stats, batch)
+
+
+METHODS = {
+  "loss.class_loss": "logit_adjustment",
+  "loss.logit_adjustment_tau": 1.5,
+  "eval.logit_adjustment": 0.5,
+  "model.dtype": "float32",
+}
+
+
+def test_methods_of_deeplabv3plus_by_hand():
+  fields = {
+    "loss.hard_pixel_fraction": 1.0,
+    "model.aspp_channels": 8,
+    "model.low_level_channels": 8,
+    "model.decoder_channels": 8,
+    "model.aspp_dilations": (1,),
+  }
+  config = shapes_config("deeplabv3plus", METHODS | fields)
+  model = with_fixed_logits(config, ["classifier"], LOGITS)
+  label = np.random.default_rng(0).integers(0, 5, (1, 16, 16))
+  batch = {"image": np.zeros((1, 16, 16, 3), np.float32), "label": label.astype(np.uint8)}
+  terms, prediction = loss_and_prediction(*model, batch)
+  counts = STATS.pixel_share_sum
+  expected = [of_label("logit_adjustment", LOGITS, i, counts) for i in label.ravel()]
+  np.testing.assert_allclose(terms["loss"], np.mean(expected), rtol=1e-5)  # float32
+  # Classes of average frequency keep their logits.
+  adjusted = LOGITS - 0.5 * np.log(5 * counts / counts.sum())
+  np.testing.assert_allclose(prediction, np.broadcast_to(adjusted, prediction.shape), rtol=1e-5)
+
+
+def test_methods_of_mask2former_by_hand():
+  """All queries have the same class logits: only how many are matched with a class counts."""
+  fields = {
+    "loss.frequency_matcher": True,  # 1, 1, 2, 2 and 4 queries, see above
+    "loss.no_object_weight": 0.2,
+    "loss.num_points": 16,
+    "model.channels": 32,
+    "model.encoder_width": 16,
+    "model.decoder_width": 16,
+    "model.num_queries": 12,
+    "model.encoder_layers": 1,
+    "model.decoder_layers": 1,
+    "model.num_heads": 1,
+    "model.max_targets": 5,
+  }
+  config = shapes_config("mask2former", METHODS | fields)
+  model = with_fixed_logits(config, ["transformer_decoder", "class_embed"], np.append(LOGITS, 0.7))
+  label = np.zeros((2, 32, 32), np.uint8)
+  label[0] = np.arange(32) % 5
+  label[1, :9] = 4
+  batch = {
+    "image": np.zeros((2, 32, 32, 3), np.float32),
+    "label": label,
+    "classes": np.array([[0, 1, 2, 3, 4], [0, 4, -1, -1, -1]], np.int32),
+    "dropped_classes": np.zeros(2, np.int32),
+  }
+  terms, prediction = loss_and_prediction(*model, batch)
+  prior = np.append(np.log(5 * STATS.images_with_class / STATS.images_with_class.sum()), 0)
+  shifted = np.append(LOGITS, 0.7) + 1.5 * prior
+  values = np.log(np.exp(shifted).sum()) - shifted
+  queries = np.array([2, 1, 2, 2, 8, 9]) * [1, 1, 1, 1, 1, 0.2]
+  expected = 2 * config.loss.class_weight * np.dot(queries, values) / queries.sum()  # 2 predictions
+  np.testing.assert_allclose(terms["loss_class"], expected, rtol=1e-5)  # float32
+  scores = np.exp(np.append(LOGITS, 0.7) - 0.5 * prior)
+  scores = (scores / scores.sum())[:5]
+  prediction = prediction["class_scores"]
+  np.testing.assert_allclose(prediction, np.broadcast_to(scores, prediction.shape), rtol=1e-5)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from ltss_jax import architectures, mesh as mesh_lib, train_step
+from ltss_jax import architectures, checkpoint, mesh as mesh_lib, train_step
 from ltss_jax.losses import class_losses
 from ltss_jax.models import deeplabv3plus
 
@@ -101,15 +101,25 @@ def test_seesaw_is_a_literal_reference_over_steps():
   assert counts[4] == 0
 
 
-def test_counts_are_of_the_global_batch_on_any_number_of_devices():
+TRANSFORM = optax.sgd(1e-3)
+
+
+@pytest.fixture(scope="module")
+def fresh_state():
+  """In host memory: initialisation takes as long to compile as a step."""
+  mesh = mesh_lib.data_mesh(jax.devices()[:1])
+  return jax.device_get(train_step.init_state(architecture(), TRANSFORM, 0, mesh))
+
+
+def test_counts_are_of_the_global_batch_on_any_number_of_devices(fresh_state):
   label = labels(0, batch=8, side=32)
   image = np.random.default_rng(1).uniform(0, 255, (8, 32, 32, 3)).astype(np.float32)
   losses = []
   for devices in (1, 4):
-    mesh, transform = mesh_lib.data_mesh(jax.devices()[:devices]), optax.sgd(1e-3)
-    state = train_step.init_state(architecture(), transform, 0, mesh)
+    mesh = mesh_lib.data_mesh(jax.devices()[:devices])
+    state = jax.device_put(fresh_state, mesh_lib.replicated(mesh))
     step = train_step.make_train_step(
-      architecture(), transform, mesh, seed=0, log_every_steps=1, max_nonfinite_steps=1
+      architecture(), TRANSFORM, mesh, seed=0, log_every_steps=1, max_nonfinite_steps=1
     )
     batch = mesh_lib.put_batch({"image": image, "label": label}, mesh)
     for _ in range(3):
@@ -121,24 +131,69 @@ def test_counts_are_of_the_global_batch_on_any_number_of_devices():
     assert metrics["sums"]["skipped_steps"] == 1
     counts = jax.device_get(state.stats["seesaw_counts"])
     np.testing.assert_array_equal(counts, 3 * np.bincount(label.ravel(), minlength=256)[:5])
+    assert step._cache_size() == 1
   # Sums over the batch in another order, float32.
   np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def accumulating():
+  """(mesh, step in two parts, batch)."""
+  mesh = mesh_lib.data_mesh(jax.devices()[:1])
+  options = dict(seed=0, log_every_steps=1, grad_accumulation=2)
+  step = train_step.make_train_step(architecture(), TRANSFORM, mesh, **options)
+  image = np.random.default_rng(1).uniform(0, 255, (4, 16, 16, 3)).astype(np.float32)
+  batch = mesh_lib.put_batch({"image": image, "label": labels(0, batch=4)}, mesh)
+  return mesh, step, batch
+
+
+def test_accumulation_counts_every_pixel_once(accumulating, fresh_state):
+  """As a step in one part does: see the test of the global batch."""
+  mesh, step, batch = accumulating
+  state = jax.device_put(fresh_state, mesh_lib.replicated(mesh))
+  expected = np.bincount(np.asarray(batch["label"]).ravel(), minlength=256)[:5]
+  for i in (1, 2):
+    state, metrics = step(state, batch)
+    np.testing.assert_array_equal(state.stats["seesaw_counts"], i * expected)
+    assert metrics["sums"]["skipped_steps"] == 0
+
+
+def test_a_resumed_seesaw_training_continues_with_the_same_bits(
+  accumulating, fresh_state, tmp_path
+):
+  mesh, step, batch = accumulating
+  abstract = train_step.abstract_state(architecture(), TRANSFORM, mesh)
+  state = jax.device_put(fresh_state, mesh_lib.replicated(mesh))
+  state, _ = step(state, batch)
+  with checkpoint.Checkpoints(tmp_path / "checkpoints") as saved:
+    saved.save(1, state, {"next_batch": 1})
+    for _ in range(2):
+      state, _ = step(state, batch)
+    saved.wait()
+    resumed, _ = saved.restore(abstract, {"next_batch": 0})
+  assert np.any(resumed.stats["seesaw_counts"])
+  for _ in range(2):
+    resumed, _ = step(resumed, batch)
+  assert int(resumed.step) == 3
+  jax.tree.map(np.testing.assert_array_equal, resumed, state)
+
+
 @pytest.mark.parametrize("name", class_losses.NAMES)
 def test_every_loss_in_bfloat16_and_without_labels(name):
+  """With one compilation: the statistics of a step fit into the next."""
   option = architecture(name, dataclasses.replace(SMALL, dtype="bfloat16"))
   params, stats = option.init(jax.random.key(0))
   image = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
   step = jax.jit(jax.value_and_grad(option.loss, has_aux=True))
   # The last class, which the counts have none of, is in the labels as well.
-  shown = np.where(labels(0) == 3, 4, labels(0))
+  shown, new_stats = np.where(labels(0) == 3, 4, labels(0)), stats
   for label in (shown, np.full_like(shown, IGNORED)):
     batch = {"image": image, "label": label}
-    (value, (new_stats, _)), gradient = step(params, stats, batch, jax.random.key(2))
+    (value, (new_stats, _)), gradient = step(params, new_stats, batch, jax.random.key(2))
     assert value.dtype == jnp.float32 and np.isfinite(value)
     assert (value > 0) == (label != IGNORED).any()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((gradient, new_stats)))
+  assert step._cache_size() == 1
   assert jax.tree.structure(new_stats) == jax.tree.structure(stats)
   assert ("seesaw_counts" in stats) == (name == "seesaw")
 

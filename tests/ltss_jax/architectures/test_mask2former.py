@@ -70,12 +70,18 @@ def fresh_state():
   return jax.device_get(train_step.init_state(architecture(mesh), TRANSFORM, 0, mesh))
 
 
+def training_step(devices, matcher, **fields):
+  """(model, training step that compiles on first use, mesh)."""
+  mesh = mesh_lib.data_mesh(jax.devices()[:devices])
+  model = architecture(mesh, matcher, small_config(**fields))
+  step = train_step.make_train_step(model, TRANSFORM, mesh, seed=0, log_every_steps=1)
+  return model, step, mesh
+
+
 def compiled_step(devices, matcher, **fields):
   """(compiled training step, mesh)."""
-  mesh, transform = mesh_lib.data_mesh(jax.devices()[:devices]), TRANSFORM
-  model = architecture(mesh, matcher, small_config(**fields))
-  step = train_step.make_train_step(model, transform, mesh, seed=0, log_every_steps=1)
-  abstract = train_step.abstract_state(model, transform, mesh)
+  model, step, mesh = training_step(devices, matcher, **fields)
+  abstract = train_step.abstract_state(model, TRANSFORM, mesh)
   return step.lower(abstract, mesh_lib.put_batch(batch(), mesh)).compile(), mesh
 
 
@@ -91,7 +97,7 @@ def run(compiled, state, data, steps):
 
 @pytest.fixture(scope="module")
 def one_device():
-  return compiled_step(1, "scipy")
+  return training_step(1, "scipy")[1:]
 
 
 @pytest.fixture(scope="module")
@@ -142,10 +148,19 @@ def test_a_training_step_has_exactly_one_host_callback(four_devices):
   assert len(calls) == 1, calls
 
 
-def test_a_batch_without_any_target_trains_the_classes_alone(one_device, fresh_state):
+def empty_batch():
   data = batch()
-  empty = data | {"label": np.full_like(data["label"], 255), "classes": data["classes"] * 0 - 1}
-  (terms,) = run(one_device, fresh_state, empty, 1)
+  return data | {"label": np.full_like(data["label"], 255), "classes": data["classes"] * 0 - 1}
+
+
+def test_other_batches_need_no_new_compilation(one_device, fresh_state):
+  for data in (batch(), empty_batch()):
+    run(one_device, fresh_state, data, 2)
+  assert one_device[0]._cache_size() == 1
+
+
+def test_a_batch_without_any_target_trains_the_classes_alone(one_device, fresh_state):
+  (terms,) = run(one_device, fresh_state, empty_batch(), 1)
   assert terms["loss_mask"] == terms["loss_dice"] == 0
   assert terms["loss_class"] > 0 and terms["skipped_steps"] == 0
 
@@ -245,17 +260,29 @@ def test_counts_of_matches_equal_on_one_device_and_on_four(trained):
 
 
 def test_steps_of_all_methods_compile_once(trained):
-  assert [trained[devices][2]._cache_size() for devices in (1, 4)] == [1, 1]
+  for mesh, _, step, state, _ in trained.values():
+    state = jax.tree.map(jnp.copy, state)  # The step donates it.
+    jax.block_until_ready(step(state, mesh_lib.put_batch(empty_batch(), mesh)))
+    assert step._cache_size() == 1
 
 
-def test_counts_of_matches_survive_a_resume(trained, tmp_path):
-  mesh, model, _, state, _ = trained[4]
+def test_a_resumed_training_continues_with_the_same_bits_and_counts(trained, tmp_path):
+  mesh, model, step, state, _ = trained[4]
   with checkpoint.Checkpoints(tmp_path / "checkpoints") as saved:
     saved.save(3, state, {"position": 3}, miou=0.5)
     saved.wait()
-    restored, _ = saved.restore(train_step.abstract_state(model, TRANSFORM, mesh), {"position": 0})
-  assert counts_of(restored).sum() > 0
-  np.testing.assert_array_equal(counts_of(restored), counts_of(state))
+    resumed, _ = saved.restore(train_step.abstract_state(model, TRANSFORM, mesh), {"position": 0})
+  assert counts_of(resumed).sum() > 0
+  np.testing.assert_array_equal(counts_of(resumed), counts_of(state))
+  state, before = jax.tree.map(jnp.copy, state), counts_of(state)  # The step donates its state.
+  data = mesh_lib.put_batch(batch(), mesh)
+  # One after the other: virtual devices may wait long for each other in two programs at a time.
+  for _ in range(2):
+    state, _ = jax.block_until_ready(step(state, data))
+  for _ in range(2):
+    resumed, _ = jax.block_until_ready(step(resumed, data))
+  assert int(resumed.step) == 5 and counts_of(resumed).sum() > before.sum()
+  jax.tree.map(np.testing.assert_array_equal, resumed, state)
 
 
 def test_a_seesaw_head_predicts_and_trains_with_its_loss_alone():

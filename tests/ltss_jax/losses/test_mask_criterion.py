@@ -6,6 +6,7 @@ import re
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
@@ -122,6 +123,22 @@ def test_four_devices_equal_one_with_one_host_callback(four_images, matcher, cal
     np.testing.assert_allclose(spread, one, rtol=1e-5)
   for spread, one in zip(spread_gradients, gradients, strict=True):
     np.testing.assert_allclose(spread, one, rtol=1e-5, atol=1e-7)
+
+
+def test_bfloat16_logits_are_computed_in_float32(four_images):
+  inputs, keys = dict(four_images), generator.image_keys(2, 4)
+  for name in INPUTS[:2]:
+    inputs[name] = jnp.asarray(inputs[name], jnp.bfloat16)
+  half = value_and_gradient(CONFIG, *inputs.values(), keys)
+  for name in INPUTS[:2]:
+    inputs[name] = np.asarray(inputs[name], np.float32)
+  (value, sums), gradients = value_and_gradient(CONFIG, *inputs.values(), keys)
+  # The same float32 numbers; two programs may add them in two orders.
+  np.testing.assert_allclose(half[0][0], value, rtol=1e-6)
+  np.testing.assert_array_equal(half[0][1].matched, sums.matched)
+  for ours, exact in zip(half[1], gradients, strict=True):
+    # Rounded once, to the type of the logits.
+    np.testing.assert_allclose(np.float32(ours), exact, rtol=2**-8, atol=1e-9)
 
 
 @pytest.mark.slow
