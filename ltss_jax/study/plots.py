@@ -24,6 +24,12 @@ def _new_figure(columns: int, rows: int = 1) -> tuple[figure_lib.Figure, np.ndar
   return figure, figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
 
 
+def _add_legend(figure: figure_lib.Figure, axes: axes_lib.Axes, title: str) -> None:
+  """Above the panels, as it hides points within them."""
+  handles, labels = axes.get_legend_handles_labels()
+  figure.legend(handles, labels, title=title, loc="outside upper center", ncols=4, fontsize="small")
+
+
 def _colors(study: Study) -> dict[str, str]:
   return {method: _COLORS[i % len(_COLORS)] for i, method in enumerate(study)}
 
@@ -77,7 +83,7 @@ def iou_by_frequency(study: Study) -> figure_lib.Figure:
       axes.plot(*smoothed(frequency, mean), color=color, label=name)
     axes.set(xscale="log", xlabel=label, title=f"{level} level")
   panels[0].set_ylabel("IoU, %, mean over the seeds")
-  panels[0].legend(title="method (seeds)", fontsize="small")
+  _add_legend(figure, panels[0], "method (seeds)")
   return figure
 
 
@@ -153,7 +159,7 @@ def groups(study: Study) -> figure_lib.Figure:
     axes.set_xticks(range(len(_GROUP_COLORS)), _GROUP_COLORS)
     axes.set_title(f"{level} level")
   panels[0].set_ylabel("mIoU, %")
-  panels[0].legend(fontsize="small")
+  _add_legend(figure, panels[0], "bars: mean over the seeds, dots: seeds")
   return figure
 
 

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import shapes_lt
 from input_pipeline import eval_pipeline, resize
-from ltss_jax import architectures, evaluate, mesh as mesh_lib, resize_labels, views
+from ltss_jax import architectures, build, evaluate, mesh as mesh_lib, resize_labels, views
 
 NUM_CLASSES = 4
 SIZES = [(20, 30), (24, 24), (20, 30), (31, 17), (20, 30), (24, 24), (20, 30)]
@@ -55,6 +56,7 @@ def counts(
   source,
   variables,
   *,
+  architecture=None,
   devices=1,
   batch_size=4,
   min_size=0,
@@ -65,7 +67,7 @@ def counts(
 ):
   """Sum over `parts` processes, one after the other, of what each of them counts."""
   mesh = mesh_lib.data_mesh(jax.devices()[:devices])
-  architecture = colour_architecture()
+  architecture = architecture or colour_architecture()
   if window:
     architecture = architectures.over_windows(architecture, window, window - 3)
   options = views.ViewOptions(max_size=64, shape_multiple=multiple, **options)
@@ -124,6 +126,31 @@ def test_counts_do_not_depend_on_devices_processes_or_batches(source, variables,
     {"devices": 1, "batch_size": 1},
   ):
     result, _ = counts(source, variables, min_size=min_size, **options)
+    np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["deeplabv3plus", "mask2former"])
+def test_a_network_counts_the_same_however_it_is_spread(source, model):
+  """Real networks round; labels depend on it only where two classes are all but equal."""
+  architecture = build.build_architecture(
+    shapes_lt.get_config(f"model={model}"),
+    num_classes=NUM_CLASSES,
+    ignore_label=255,
+    mesh=mesh_lib.data_mesh(jax.devices()[:1]),
+  )
+  variables = architecture.init(jax.random.key(0))
+  options = {"architecture": architecture, "min_size": 48}
+  expected, _ = counts(source, variables, batch_size=1, **options)
+  assert np.count_nonzero(expected.sum(0)) > 1  # it predicts more than one class
+  for spread in (
+    {"batch_size": 2},
+    {"batch_size": 5},
+    {"devices": 4, "batch_size": 8},
+    {"devices": 2, "batch_size": 4, "parts": 2},
+    {"batch_size": 2, "scales": (48,)},
+  ):
+    result, _ = counts(source, variables, **spread, **options)
     np.testing.assert_array_equal(result, expected)
 
 
