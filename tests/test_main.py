@@ -276,7 +276,8 @@ def test_diverging_training_stops_with_a_message_and_keeps_the_last_checkpoint(
   # No checkpoint of this run was evaluated, so none is the best.
   best = run(folder, data_dir, tmp_path, "--mode=evaluate", "--config.eval.step=-1")
   assert best.returncode == 1 and "Traceback" not in best.stderr
-  assert "none in" in best.stderr and "steps there: [1" in best.stderr
+  assert "none there was evaluated in training" in best.stderr
+  assert "has the steps [1" in best.stderr
 
 
 def two_processes(folder, data_dir, workdir, *arguments, code=0):

@@ -70,6 +70,8 @@ def make_start(photos, tmp_path):
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
+      # Tests that a shell runs in the background inherit that SIGINT is ignored.
+      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
   return start
