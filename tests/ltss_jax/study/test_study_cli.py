@@ -63,16 +63,19 @@ def make_start(photos, tmp_path):
   def start(*arguments, config=f"{REPOSITORY}/configs/folder.py"):
     command = [sys.executable, "-m", "ltss_jax.study", f"--config={config}"]
     command += [f"--config.data.root={photos}", *arguments]
-    return subprocess.Popen(
-      command,
-      cwd=tmp_path,
-      env=environment,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-      # Tests that a shell runs in the background inherit that SIGINT is ignored.
-      preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    # Tests that a shell runs in the background ignore SIGINT, and so would the process.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+      return subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+      )
+    finally:
+      signal.signal(signal.SIGINT, before)
 
   return start
 
