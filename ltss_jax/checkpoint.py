@@ -137,13 +137,7 @@ class Checkpoints:
     Raises:
       CheckpointError: there is no such checkpoint, or it does not fit.
     """
-    steps = self.steps
-    if not steps or step not in (None, *steps):
-      raise CheckpointError(
-        f"{self._directory} holds no checkpoint {'' if step is None else f'of step {step}'}; "
-        f"there are: {steps or 'none'}"
-      )
-    step = steps[-1] if step is None else step
+    step = self._existing(step)
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )
@@ -153,11 +147,7 @@ class Checkpoints:
     try:
       loaded = self._checkpointer.load_checkpointables(step, items)
     except Exception as error:
-      raise CheckpointError(
-        f"could not read the checkpoint of step {step} in {self._directory}: {_reason(error)}. "
-        f"Complete checkpoints: {steps}. Where this one is damaged, remove it and start again from "
-        "the one before."
-      ) from error
+      raise self._unreadable(step, error) from error
     return loaded["state"], loaded.get("data")
 
   def read_raw(self, step: int, *names: str) -> dict[str, Any]:
@@ -173,11 +163,7 @@ class Checkpoints:
     Raises:
       CheckpointError: there is no such checkpoint, or it cannot be read.
     """
-    steps = self.steps
-    if step not in steps:
-      raise CheckpointError(
-        f"{self._directory} holds no checkpoint of step {step}; there are: {steps or 'none'}"
-      )
+    self._existing(step)
     try:
       state = self._checkpointer.checkpointables_metadata(step).metadata["state"]
       wanted = {name: _on_one_device(state[name]) for name in names or state}
@@ -187,11 +173,25 @@ class Checkpoints:
       with ocp.Context(pytree_options=options):
         loaded = self._checkpointer.load_checkpointables(step, {"state": wanted})["state"]
     except Exception as error:
-      raise CheckpointError(
-        f"could not read the checkpoint of step {step} in {self._directory}: {_reason(error)}. "
-        f"Complete checkpoints: {steps}"
-      ) from error
+      raise self._unreadable(step, error) from error
     return _number_keys(jax.tree.map(np.asarray, loaded))
+
+  def _existing(self, step: int | None) -> int:
+    """The step, for None the latest one; a CheckpointError where there is no such checkpoint."""
+    steps = self.steps
+    if not steps or step not in (None, *steps):
+      raise CheckpointError(
+        f"{self._directory} holds no checkpoint {'' if step is None else f'of step {step}'}; "
+        f"there are: {steps or 'none'}"
+      )
+    return steps[-1] if step is None else step
+
+  def _unreadable(self, step: int, error: Exception) -> CheckpointError:
+    return CheckpointError(
+      f"could not read the checkpoint of step {step} in {self._directory}: {_reason(error)}. "
+      f"Complete checkpoints: {self.steps}. Where this one is damaged, remove it and start again "
+      "from the one before."
+    )
 
   def _failed(self, step: int | None, error: Exception) -> CheckpointError:
     which = "a checkpoint" if step is None else f"the checkpoint of step {step}"

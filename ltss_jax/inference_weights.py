@@ -85,7 +85,6 @@ def of_run(
     ValueError: the run is of another model or of other classes.
     checkpoint.CheckpointError: there is no such checkpoint.
   """
-  require_run(workdir)
   run_config.check(workdir, config, evaluating=True)
   run_data.check_classes(workdir, metadata)
   step, params, stats = read_run(workdir, config.eval.step)

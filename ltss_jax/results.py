@@ -111,20 +111,6 @@ def write_record(record: dict[str, Any], path: epath.PathLike) -> None:
   whole_file.write_text(path, text)
 
 
-def read_record(path: epath.PathLike) -> Any:
-  """Reads what `write_record` wrote.
-
-  Raises:
-    FileNotFoundError: there is no such file.
-    ValueError: it is damaged; names it.
-  """
-  path = epath.Path(path)
-  try:
-    return json.loads(path.read_text(encoding="utf-8"))
-  except ValueError as error:  # not JSON, or not text
-    raise ValueError(f"{path} is not readable as JSON ({error}); restore or remove it") from error
-
-
 def not_plain(record: dict[str, Any]) -> str:
   """Fields of an evaluation beyond the plain whole image, "eval.flip=True, ..."; "" without any."""
   options = record.get("eval", {})

@@ -91,10 +91,7 @@ def read(workdir: epath.PathLike) -> dict[str, Any] | None:
   path = epath.Path(workdir).expanduser() / FILE_NAME
   if not path.exists():
     return None
-  try:
-    return json.loads(path.read_text())
-  except ValueError as error:  # not JSON, or not text
-    raise ValueError(f"{path} is not readable as JSON ({error}); restore or remove it") from error
+  return whole_file.read_json(path)
 
 
 def check(

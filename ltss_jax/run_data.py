@@ -73,10 +73,7 @@ def _compare(workdir: epath.PathLike, now: dict[str, Any]) -> None:
   path = files.data(workdir)
   if not path.exists():
     return
-  try:
-    saved = json.loads(path.read_text())
-  except ValueError as error:  # not JSON, or not text
-    raise ValueError(f"{path} is not readable as JSON ({error}); restore or remove it") from error
+  saved = whole_file.read_json(path)
   different = [
     f"  {name}: {_shown(saved.get(name))} there, {_shown(value)} now"
     for name, value in now.items()

@@ -2,8 +2,6 @@
 
 import contextlib
 import datetime
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +11,6 @@ import ml_collections
 from absl import logging
 from clu import metric_writers, parameter_overview
 from etils import epath
-from jax.experimental import multihost_utils
 
 from input_pipeline import pipeline, prepared
 from ltss_jax import (
@@ -26,6 +23,7 @@ from ltss_jax import (
   mesh as mesh_lib,
   metric_writer,
   optimizer,
+  preemption as preemption_lib,
   report,
   run_config,
   run_data,
@@ -39,45 +37,6 @@ from ltss_jax.types import TrainState
 
 class NonFiniteLossError(RuntimeError):
   """The loss or the gradient became infinite or NaN; the message says when and what to try."""
-
-
-class Stopped(Exception):
-  """The job was asked to stop."""
-
-
-class Preemption:
-  """Whether the job was asked to stop (SIGTERM), agreed on by all processes.
-
-  A context manager: leaving it gives the signal back to whoever had it.
-  """
-
-  def __enter__(self) -> "Preemption":
-    self._asked = threading.Event()
-    self._listens = threading.current_thread() is threading.main_thread()
-    if jax.process_count() > 1:
-      self._listens = False  # JAX's coordination service does, for all of them
-    if self._listens:
-      self._before = signal.signal(signal.SIGTERM, lambda *_: self._asked.set())
-    return self
-
-  def __exit__(self, *_) -> None:
-    if self._listens:
-      signal.signal(signal.SIGTERM, self._before)
-
-  def reached(self, step: int) -> bool:
-    """To be asked once after every step; with several processes all get True at the same step."""
-    if jax.process_count() == 1:
-      return self._asked.is_set()
-    return multihost_utils.reached_preemption_sync_point(step)
-
-  def check(self) -> None:
-    """To be called within a step's work; several processes, which cannot agree there, go on.
-
-    Raises:
-      Stopped: the job was asked to stop.
-    """
-    if self._asked.is_set():
-      raise Stopped
 
 
 class Progress:
@@ -310,14 +269,14 @@ def _loop(
   def is_due() -> bool:
     return step % config.eval.every_steps == 0 or step == total
 
-  with Preemption() as preemption:
+  with preemption_lib.Preemption() as preemption:
 
     def evaluate() -> float | None:
       """The present mIoU; None where the job is asked to stop before it is known."""
       try:
         preemption.check()
         results = evaluation(step, state.params, state.stats, preemption.check)
-      except Stopped:
+      except preemption_lib.Stopped:
         return None
       writer.write_scalars(step, evaluation_run.scalars(results))
       return results["mIoU"]

@@ -1,8 +1,9 @@
 """Files that appear whole or not at all, so that a killed process leaves no half of one."""
 
 import contextlib
+import json
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from etils import epath
 
@@ -36,3 +37,17 @@ def write_text(path: epath.PathLike, text: str) -> None:
   """Writes a text file in UTF-8; arguments and errors are those of `replacing`."""
   with replacing(path) as file:
     file.write(text.encode())
+
+
+def read_json(path: epath.PathLike) -> Any:
+  """Reads a JSON file in UTF-8.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: it is damaged; names it.
+  """
+  path = epath.Path(path)
+  try:
+    return json.loads(path.read_text(encoding="utf-8"))
+  except ValueError as error:  # not JSON, or not text
+    raise ValueError(f"{path} is not readable as JSON ({error}); restore or remove it") from error

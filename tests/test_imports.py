@@ -51,6 +51,7 @@ RULES = {
   "ltss_jax.metrics": {"numpy"},
   "ltss_jax.results": {"etils", "ltss_jax.metrics", "ltss_jax.whole_file", "numpy"},
   "ltss_jax.mesh": {"absl", "jax", "numpy"},
+  "ltss_jax.preemption": {"jax"},
   "ltss_jax.optimizer": {"jax", "ltss_jax.types", "numpy", "optax"},
   "ltss_jax.checkpoint": {"absl", "etils", "jax", "ltss_jax.types", "numpy", "orbax"},
   "ltss_jax.metric_writer": {

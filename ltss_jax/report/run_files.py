@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from ltss_jax import example_images, json_lines, metrics, results, run_config, workdir as files
+from ltss_jax import (
+  example_images,
+  json_lines,
+  metrics,
+  results,
+  run_config,
+  whole_file,
+  workdir as files,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,7 +108,7 @@ def _starts_with_miou(path: epath.Path) -> bool:
 
 def _read_record(workdir: epath.Path, name: str) -> dict[str, Any]:
   path = files.record(workdir, name)
-  record = results.read_record(path)
+  record = whole_file.read_json(path)
   needed = {"mIoU", "fwIoU", "mACC", "pACC", "image_level", "pixel_level", "per_class"}
   missing = needed - record.keys() if isinstance(record, dict) else needed
   if missing:

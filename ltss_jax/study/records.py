@@ -12,7 +12,7 @@ from typing import Any
 
 import ml_collections
 
-from ltss_jax import json_lines, results, run_config, workdir as files
+from ltss_jax import json_lines, results, run_config, whole_file, workdir as files
 from ltss_jax.study import plan
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -115,7 +115,7 @@ class Folder:
       "machine": last.get("machine"),
       "seconds": round(sum(attempt["seconds"] for attempt in attempts), 1),
       "attempts": attempts,
-      "record": results.read_record(record),
+      "record": whole_file.read_json(record),
     }
     results.write_record(content, self.result(run))
     return True

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from ltss_jax import results
+from ltss_jax import results, whole_file
 
 NAMES = ("sky", "tröß", "車", "never labelled", "absent")
 
@@ -77,10 +77,10 @@ def test_writing_replaces_and_leaves_nothing_behind(tmp_path):
 def test_records_come_back_and_damaged_ones_are_named(tmp_path):
   path = tmp_path / "3.json"
   results.write_record(make_record(confusion()), path)
-  assert results.read_record(path) == make_record(confusion())
+  assert whole_file.read_json(path) == make_record(confusion())
   path.write_bytes(path.read_bytes()[:-20])
   with pytest.raises(ValueError, match=r"3\.json is not readable as JSON"):
-    results.read_record(path)
+    whole_file.read_json(path)
 
 
 def test_nan_is_no_json(tmp_path):

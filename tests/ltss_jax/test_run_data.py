@@ -27,6 +27,9 @@ def test_the_same_data_elsewhere_pass(tmp_path):
   run_data.write(tmp_path, dataset(tmp_path / "a"))
   run_data.check(tmp_path, dataset(tmp_path / "b"))
   run_data.check_classes(tmp_path, dataset(tmp_path / "b").metadata)
+  noted = files.data(tmp_path).read_text()
+  run_data.write(tmp_path, dataset(tmp_path / "b"))
+  assert files.data(tmp_path).read_text() == noted
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from ltss_jax import report, results, workdir as files
+from ltss_jax import report, results, whole_file, workdir as files
 
 SECTIONS = {"results", "classes", "frequency", "confusion", "curves", "images", "data", "config"}
 VOID = {"meta", "link", "img", "input", "br", "hr"}
@@ -56,7 +56,7 @@ def test_the_page_has_every_section_and_needs_no_other_file(workdir):
 def test_an_evaluation_that_is_not_plain_says_so(workdir, write_run, tmp_path):
   other = write_run(tmp_path / "b")
   path = files.record(other, 100)
-  results.write_record(results.read_record(path) | {"eval": {"flip": True}}, path)
+  results.write_record(whole_file.read_json(path) | {"eval": {"flip": True}}, path)
   assert "with eval.flip=True." in report.report(other).read_text(encoding="utf-8")
   text = report.report(workdir, [other]).read_text(encoding="utf-8")
   assert "<td>100 with eval.flip=True</td>" in text and "Not the plain" not in text
