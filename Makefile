@@ -72,6 +72,7 @@ bench: $(INSTALLED)
 	$(RUN) -m benchmarks.statistics
 	$(RUN) -m benchmarks.input_pipeline
 	$(RUN) -m benchmarks.methods
+	$(RUN) -m benchmarks.checkpoints
 
 # The installations, 6 GB, take some minutes more.
 aot: $(AOT_TPU)/.installed $(AOT_GPU)/.installed

@@ -141,7 +141,7 @@ def _train(
     jax.process_count(),
   ) as batches:
     if saved.steps:
-      state, data_state = saved.restore(state, batches.get_state())
+      state, data_state = saved.resume(state, batches.get_state())
       batches.set_state(data_state)
       logging.info("Continuing from step %d in %s", int(state.step), workdir)
     else:

@@ -53,7 +53,8 @@ RULES = {
   "ltss_jax.mesh": {"absl", "jax", "numpy"},
   "ltss_jax.preemption": {"jax"},
   "ltss_jax.optimizer": {"jax", "ltss_jax.types", "numpy", "optax"},
-  "ltss_jax.checkpoint": {"absl", "etils", "jax", "ltss_jax.types", "numpy", "orbax"},
+  "ltss_jax.checkpoint": {"absl", "etils", "jax", "ltss_jax.checkpoint", "numpy", "orbax"},
+  "ltss_jax.checkpoint.contents": {"etils", "jax", "numpy", "xxhash"},
   "ltss_jax.metric_writer": {
     "absl",
     "clu",

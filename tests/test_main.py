@@ -217,6 +217,30 @@ def test_sigterm_saves_and_exits_cleanly(reference, folder, data_dir, tmp_path):
   assert [s for s, _ in metrics(tmp_path, "eval/mIoU")] == list(range(1, NUM_STEPS + 1))
 
 
+def test_a_damaged_checkpoint_is_refused_and_training_goes_back_to_the_one_before(
+  reference, folder, data_dir, tmp_path
+):
+  workdir = tmp_path / "run"
+  shutil.copytree(reference[0], workdir)
+  shutil.rmtree(workdir / "eval")
+  [values] = workdir.glob(f"checkpoints/{NUM_STEPS}/state/ocdbt.process_0/d/*")
+  data = bytearray(values.read_bytes())
+  data[len(data) // 2] ^= 1
+  values.write_bytes(bytes(data))
+  refused = run(folder, data_dir, workdir, "--mode=evaluate")
+  assert refused.returncode == 1 and not (workdir / "eval").exists()
+  assert f"Error: the checkpoint of step {NUM_STEPS} in " in refused.stderr
+  assert "came back as other values than were saved" in refused.stderr
+  assert "Traceback" not in refused.stderr
+  resumed = run(folder, data_dir, workdir)
+  assert resumed.returncode == 0 and "Traceback" not in resumed.stderr, resumed.stderr
+  assert f"put aside as {workdir}/checkpoints/damaged-{NUM_STEPS}-0" in resumed.stderr
+  assert "Continuing from step 8" in resumed.stderr
+  assert (workdir / "eval" / f"{NUM_STEPS}.json").exists()
+  shutil.copy(reference[0] / "eval" / "8.json", workdir / "eval")  # which is not made again
+  assert_same_run(workdir, reference[0])
+
+
 def wait_for_line(process, text):
   for line in process.stdout:
     if text in line:
