@@ -36,9 +36,13 @@ def get_config() -> ml_collections.ConfigDict:
       "loss": _loss(),
       "optimizer": _optimizer(),
       "init": {
-        # Directory of converted weights (`python -m ltss_jax.convert`) that training starts from:
-        # those of the backbone alone or of the whole model. "": random weights.
+        # What training starts from: the workdir of an earlier run, or a directory of converted
+        # weights (`python -m ltss_jax.convert`), of a backbone alone or of a whole model. "":
+        # random weights.
         "checkpoint": "",
+        # Of a run: number of its step; -1: the best by mIoU, or the latest where none was
+        # evaluated; 0: the latest.
+        "step": -1,
       },
       "train": _train(),
       "eval": _eval(),

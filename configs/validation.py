@@ -155,6 +155,7 @@ RANGES = {
   "loss.query_scale": _POSITIVE,
   "loss.query_threshold": Range(0, 1),
   "loss.pixel_head_weight": _WEIGHT,
+  "init.step": Range(-1),
   "optimizer.learning_rate": _POSITIVE,
   "optimizer.momentum": _PROBABILITY,
   "optimizer.b1": _PROBABILITY,

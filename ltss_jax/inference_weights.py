@@ -35,12 +35,15 @@ def require_run(workdir: epath.PathLike) -> epath.Path:
   return directory
 
 
-def read_run(workdir: epath.PathLike, wanted: int) -> tuple[int, Any, Any]:
+def read_run(
+  workdir: epath.PathLike, wanted: int, *, or_latest: bool = False
+) -> tuple[int, Any, Any]:
   """Reads the weights of a run, whose training may be going on.
 
   Args:
     workdir: of the run.
     wanted: a step's number, 0 for the latest, -1 for the best by mIoU.
+    or_latest: take the latest where the best is wanted and none was evaluated.
 
   Returns:
     (step, params, stats), nested dicts of numpy arrays.
@@ -51,6 +54,8 @@ def read_run(workdir: epath.PathLike, wanted: int) -> tuple[int, Any, Any]:
   directory = require_run(workdir)
   with checkpoint.Checkpoints(directory, read_only=True) as saved:
     step = saved.find(wanted)
+    if step is None and or_latest:
+      step = saved.find(checkpoint.LATEST)
     if step is None:
       reason = (
         "asks for the best checkpoint, but none there was evaluated in training"

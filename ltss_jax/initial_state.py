@@ -1,15 +1,25 @@
 """The state that a new run starts from: random weights, or saved ones that the config names."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import ml_collections
 import optax
 from absl import logging
+from etils import epath
 from jax.sharding import Mesh
 
 from input_pipeline import class_tables
-from ltss_jax import architectures, checkpoint, mesh as mesh_lib, run_config, train_step
+from ltss_jax import (
+  architectures,
+  build,
+  checkpoint,
+  inference_weights,
+  mesh as mesh_lib,
+  run_config,
+  train_step,
+)
 from ltss_jax.types import TrainState
 from ltss_jax.weights import init
 
@@ -32,7 +42,6 @@ def initial_state(
     ValueError: the saved weights are of another model; all differences are named.
     checkpoint.CheckpointError: they cannot be read.
   """
-  state = train_step.init_state(architecture, optimizer, config.seed, mesh)
   directory = config.init.checkpoint
   if not directory:
     if config.data.name in class_tables.NAMES:
@@ -42,12 +51,23 @@ def initial_state(
         " docs/conversion.md says where to get and how to convert them.",
         config.data.name,
       )
-    return state
-  params, stats, info = checkpoint.load_weights(directory)
-  if info.get("contents") != "backbone":  # The number of classes alone may differ.
+    return train_step.init_state(architecture, optimizer, config.seed, mesh)
+  params, stats, info, source = _saved_weights(directory, config.init.step)
+  if info and info.get("contents") != "backbone":  # The number of classes alone may differ.
     run_config.check_weights(directory, info, config, info.get("num_classes"))
+  state = train_step.init_state(architecture, optimizer, config.seed, mesh)
   fresh = jax.device_get((state.params, state.stats))
   params, stats, changes = init.initial_weights(*fresh, params, stats)
-  logging.info("Starting from %s: %s", directory, changes)
+  logging.info("Starting from %s: %s", source, changes)
   params, stats = jax.device_put((params, stats), mesh_lib.replicated(mesh))
   return dataclasses.replace(state, params=params, stats=stats)
+
+
+def _saved_weights(directory: str, step: int) -> tuple[Any, Any, dict[str, Any], str]:
+  """Returns (params, stats, facts about them, their name) of a run or of converted weights."""
+  if not build.checkpoint_directory(epath.Path(directory).expanduser()).exists():
+    return *checkpoint.load_weights(directory), directory
+  step, params, stats = inference_weights.read_run(directory, step, or_latest=True)
+  saved = run_config.read(directory)
+  info = {"model": saved["model"]} if saved else {}
+  return params, stats, info, f"step {step} of {directory}"

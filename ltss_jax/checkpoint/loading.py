@@ -99,7 +99,7 @@ def load_arrays(path: epath.Path, what: str, entries: Sequence[str] = ()) -> dic
     entries: of the tree's first level, such as "params"; all where none are given.
 
   Returns:
-    The entries by name, nested dicts of numpy arrays.
+    Those of the entries that were saved by name, nested dicts of numpy arrays.
 
   Raises:
     DamagedCheckpointError: they are not what was saved.
@@ -112,7 +112,8 @@ def load_arrays(path: epath.Path, what: str, entries: Sequence[str] = ()) -> dic
   context.pytree.loading.partial_load = True
   try:
     tree = ocp.metadata(path).metadata
-    wanted = {entry: jax.tree.map(lambda _: np.ndarray, tree[entry]) for entry in entries or tree}
+    there = [entry for entry in entries or tree if entry in tree]
+    wanted = {entry: jax.tree.map(lambda _: np.ndarray, tree[entry]) for entry in there}
     with context:
       loaded = ocp.load_checkpointables(path, {STATE: wanted})[STATE]
   except Exception as error:

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from configs import common
-from ltss_jax import build, checkpoint, initial_state, mesh as mesh_lib
+from ltss_jax import build, checkpoint, initial_state, mesh as mesh_lib, run_config
 
 
 def small_config(directory="", data="folder"):
@@ -63,6 +63,36 @@ def test_a_backbone_alone_leaves_the_rest_fresh(saved):
   state, fresh = start(small_config(backbone)), start(small_config())
   assert_equal_trees(state.params["backbone"], params["backbone"])
   assert_equal_trees(state.params["aspp"], jax.device_get(fresh.params["aspp"]))
+
+
+@pytest.fixture
+def workdir(saved, tmp_path):
+  """A run of four classes: step s has the saved weights times s, and step 2 is the best."""
+  params, stats, _ = checkpoint.load_weights(saved[1])
+  run_config.write(tmp_path, small_config())
+  with checkpoint.Checkpoints(tmp_path / "checkpoints", keep=3) as run:
+    for step, miou in ((1, 20.0), (2, 30.0), (3, None)):
+      state = {"params": jax.tree.map(lambda x: x * step, params), "stats": stats}  # noqa: B023
+      run.save(step, jax.device_put(state), {"next_batch": step}, miou)
+  return tmp_path
+
+
+def test_a_run_gives_its_best_step_whatever_the_number_of_classes(saved, workdir):
+  params, _, _ = saved
+  state = start(small_config(workdir), num_classes=3)
+  assert_equal_trees(state.params["aspp"], jax.tree.map(lambda x: x * 2, params["aspp"]))
+  assert state.params["classifier"]["bias"].shape == (3,) and int(state.step) == 0
+
+
+def test_a_run_of_another_model_or_without_the_step_is_refused(workdir):
+  config = small_config(workdir)
+  config.model.image_pooling = "window"
+  with pytest.raises(ValueError, match="image_pooling: 'global' there, 'window' now"):
+    start(config)
+  config = small_config(workdir)
+  config.init.step = 9
+  with pytest.raises(checkpoint.CheckpointError, match=r"no checkpoint of step 9; there are: \[1"):
+    start(config)
 
 
 def test_weights_of_another_model_are_refused(saved):
