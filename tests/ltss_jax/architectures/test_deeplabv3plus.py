@@ -49,7 +49,7 @@ def literal_seesaw(logits, label, counts, p, q):
   for j in range(len(logits)):
     if counts[j] < counts[label]:
       factor[j] *= (max(counts[j], 1) / max(counts[label], 1)) ** p
-    if probability[j] > probability[label]:
+    if probability[j] > max(probability[label], 0.01):
       factor[j] *= (probability[j] / max(probability[label], 0.01)) ** q
   scaled = factor * np.exp(logits - logits.max())
   scaled /= scaled.sum()

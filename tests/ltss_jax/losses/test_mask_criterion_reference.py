@@ -134,8 +134,7 @@ def seesaw_factors(loss, logits, i, counts):
   for j in range(NUM_CLASSES):
     if n[j] < n[i]:
       factor[j] *= (n[j] / n[i]) ** loss.seesaw_p
-    if p[j] > p[i]:
-      factor[j] *= (p[j] / max(p[i], 0.01)) ** loss.seesaw_q
+    factor[j] *= max(p[j] / max(p[i], 0.01), 1) ** loss.seesaw_q
   return factor
 
 
