@@ -181,7 +181,9 @@ def _optimizer() -> dict:
     "backbone_multiplier": 0.1,  # learning rate of the backbone, relative
     "clip_norm": 0.01,  # largest norm of the gradient of the whole model; 0: not clipped
     "poly_power": 0.9,  # of the schedule learning_rate * (1 - step / steps)^poly_power
-    "warmup_steps": 0,  # updates over which the rate rises linearly to the schedule's
+    # W, updates over which the rate rises linearly from 1 / W of the schedule's, in the first one,
+    # to all of it, in the one after them; 0: no warm-up.
+    "warmup_steps": 0,
   }
 
 
