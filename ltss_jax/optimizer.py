@@ -32,14 +32,14 @@ class OptimizerConfig:
   name: str
   learning_rate: float
   steps: int
-  momentum: float = 0.9
-  b1: float = 0.9
-  b2: float = 0.999
-  weight_decay: float = 0.0
-  backbone_multiplier: float = 1.0
-  clip_norm: float = 0.0
-  poly_power: float = 0.9
-  warmup_steps: int = 0
+  momentum: float
+  b1: float
+  b2: float
+  weight_decay: float
+  backbone_multiplier: float
+  clip_norm: float
+  poly_power: float
+  warmup_steps: int
 
 
 def learning_rate_schedule(config: OptimizerConfig) -> optax.Schedule:

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from ltss_jax import optimizer
+from tests import recipes
 
 PARAMS = {
   "backbone": {"conv": {"kernel": jnp.array([1.0, -2.0])}, "norm": {"scale": jnp.array([3.0])}},
@@ -20,7 +21,8 @@ def decays(path):
 
 def config(**fields):
   base = dict(name="sgd", learning_rate=0.1, steps=4, weight_decay=0.01)
-  return optimizer.OptimizerConfig(**base | fields)
+  base |= dict(backbone_multiplier=1.0, clip_norm=0.0)
+  return recipes.optimizer(**base | fields)
 
 
 def run(recipe, gradients):

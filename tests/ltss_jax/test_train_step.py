@@ -10,9 +10,10 @@ import pytest
 from flax import nnx
 
 from ltss_jax import architectures, mesh as mesh_lib, train_step
-from ltss_jax.models import deeplabv3plus, functional, layers
+from ltss_jax.models import functional, layers
+from tests import recipes
 
-SMALL = deeplabv3plus.DeepLabV3PlusConfig(
+SMALL = recipes.deeplabv3plus_of(
   num_classes=5,
   backbone="resnet_small",
   aspp_channels=16,
@@ -40,6 +41,7 @@ def linear_architecture():
     predict=lambda params, stats, image: image,
     score_blocks=lambda prediction, size: lambda start, count: prediction,
     decays=lambda path: True,
+    max_targets=0,
   )
 
 
@@ -55,7 +57,7 @@ def run(architecture, data, steps, devices=1, rate=0.1, **options):
   mesh = mesh_lib.data_mesh(jax.devices()[:devices])
   transform = optax.sgd(rate)
   state = train_step.init_state(architecture, transform, 0, mesh)
-  options = {"seed": 0, "log_every_steps": 2} | options
+  options = {"seed": 0, "log_every_steps": 2, "max_nonfinite_steps": 0} | options
   step = train_step.make_train_step(architecture, transform, mesh, **options)
   history = []
   for _ in range(steps):
@@ -136,7 +138,7 @@ def test_finite_steps_between_set_the_count_back():
 
 def test_one_and_four_devices_agree_and_statistics_are_of_the_global_batch():
   architecture = architectures.deeplabv3plus_architecture(
-    SMALL, hard_pixel_fraction=0.2, ignore_label=255
+    SMALL, hard_pixel_fraction=0.2, ignore_label=255, class_loss=recipes.CROSS_ENTROPY
   )
   one, history_one = run(architecture, batch(), 2, devices=1, rate=1e-3, log_every_steps=1)
   four, history_four = run(architecture, batch(), 2, devices=4, rate=1e-3, log_every_steps=1)
@@ -186,7 +188,7 @@ def test_running_variance_is_unbiased_over_the_global_batch(devices, parts):
 
 def test_initial_state_does_not_depend_on_the_mesh():
   architecture = architectures.deeplabv3plus_architecture(
-    SMALL, hard_pixel_fraction=0.2, ignore_label=255
+    SMALL, hard_pixel_fraction=0.2, ignore_label=255, class_loss=recipes.CROSS_ENTROPY
   )
   states = [
     train_step.init_state(
