@@ -14,6 +14,7 @@ FILE_NAME = "config.json"
 _FREE_TO_CHANGE = (
   "data.dir",
   "data.root",
+  "data.ignore_label",  # data.json has the one that labels were read with
   "data.num_workers",
   "data.prefetch",
   "train.max_nonfinite_steps",

@@ -49,6 +49,7 @@ OTHER_NAMES = {
 }
 # Defaults under the name of a field that they are not the default of.
 OTHER_THINGS = {
+  "input_pipeline/class_tables.py _Facts.ignore_label": "of published data sets",
   "ltss_jax/api.py load.step": "the latest checkpoint, a name for 0",
   "ltss_jax/checkpoint.py __init__.keep": "of checkpoints that are only read",
   "ltss_jax/models/attention.py init.dtype": "of initial weights",

@@ -19,7 +19,7 @@ FIELDS = validation.field_names(common.get_config())
 # What may change when a run goes on: it reaches neither the model nor the loss, the optimizer or
 # the stream of batches, but for how many workers make the batches ready.
 FREE_TO_CHANGE = {
-  *("data.dir", "data.root", "data.num_workers", "data.prefetch"),
+  *("data.dir", "data.root", "data.ignore_label", "data.num_workers", "data.prefetch"),
   *("train.max_nonfinite_steps", "train.log_images_every_steps", "train.log_images"),
   *("train.report", "train.wandb_project"),
   *("checkpoint.every_steps", "checkpoint.keep"),
@@ -32,7 +32,7 @@ FIXED = {
   *(
     f"data.{name}"
     for name in (
-      "name ignore_label crop_size base_size min_factor max_factor max_size color_jitter"
+      "name crop_size base_size min_factor max_factor max_size color_jitter"
       " max_category_share flip exact_pixels sampler repeat_level repeat_reduce repeat_threshold"
       " copy_paste copy_paste_classes copy_paste_flip copy_paste_min_scale copy_paste_max_scale"
       " copy_paste_repeat_factor"
