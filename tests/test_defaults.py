@@ -9,7 +9,7 @@ import pytest
 from configs import common, validation
 from input_pipeline import copy_paste, pipeline
 from ltss_jax import optimizer, views
-from ltss_jax.losses import class_losses, criterion_types
+from ltss_jax.losses import class_losses, criterion_types, matching
 from ltss_jax.models import (
   backbones,
   deeplabv3plus,
@@ -130,3 +130,23 @@ class A:
 def f(a, num_workers=0, *, tau=None, beta=0.5, flip=False): pass
 """
   assert contradictions(source) == [" A.prefetch", " f.num_workers", " f.beta"]
+
+
+def test_every_number_of_the_config_has_a_range():
+  config = common.get_config()
+  numbers = {
+    field
+    for field in validation.field_names(config)
+    if isinstance(config[field], int | float) and not isinstance(config[field], bool)
+  }
+  assert numbers == set(validation.RANGES)
+
+
+def test_the_choices_are_those_that_the_library_has():
+  choices = validation.CHOICES
+  assert choices["loss.class_loss"] == class_losses.NAMES
+  assert choices["loss.matcher"] == tuple(matching.BACKENDS)
+  assert choices["model.class_head"] == tuple(mask2former.CLASS_HEADS)
+  assert choices["model.backbone_norm"] == backbones.NORMS
+  assert set(choices["model.backbone"]) == set(backbones.NAMES)
+  assert choices["data.copy_paste"] == ("none", *copy_paste.MODES)
