@@ -15,9 +15,8 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from ltss_jax import architectures, mesh as mesh_lib, optimizer, train_step
-from ltss_jax.losses import mask_criterion
-from ltss_jax.models import backbones, mask2former
+from configs import common
+from ltss_jax import architectures, build, mesh as mesh_lib, optimizer, train_step
 
 NUM_CLASSES, MAX_TARGETS, CLASSES_PER_IMAGE = 171, 8, 6
 REPETITIONS = 5
@@ -46,20 +45,16 @@ def example() -> dict[str, np.ndarray]:
 def ours() -> tuple[Callable[[], None], Callable[[], None]]:
   """(forward, training step) of this project."""
   mesh = mesh_lib.data_mesh()
-  config = mask2former.Mask2FormerConfig(NUM_CLASSES, backbones.BackboneConfig("resnet50"))
-  architecture = architectures.mask2former_architecture(
-    config,
-    mask_criterion.CriterionConfig(),
-    max_targets=MAX_TARGETS,
-    ignore_label=255,
-    mesh=mesh,
+  config = common.get_config()
+  config.model.dtype, config.model.max_targets, config.train.steps = "float32", MAX_TARGETS, 1000
+  architecture = build.build_architecture(
+    config, num_classes=NUM_CLASSES, ignore_label=255, mesh=mesh
   )
-  recipe = optimizer.OptimizerConfig(
-    "adamw", 1e-4, 1000, weight_decay=0.05, backbone_multiplier=0.1, clip_norm=0.01
-  )
-  transform = optimizer.make_optimizer(recipe, architecture.decays)
+  transform = optimizer.make_optimizer(build.optimizer_config(config), architecture.decays)
   state = train_step.init_state(architecture, transform, 0, mesh)
-  step = train_step.make_train_step(architecture, transform, mesh, seed=0, log_every_steps=100)
+  step = train_step.make_train_step(
+    architecture, transform, mesh, seed=0, log_every_steps=100, max_nonfinite_steps=0
+  )
   image = jax.random.normal(jax.random.key(0), (1, 512, 512, 3))
   forward = jax.jit(architecture.predict)
   batch = mesh_lib.put_batch(example(), mesh)

@@ -41,7 +41,10 @@ def lower(config: ml_collections.ConfigDict, devices) -> jax.stages.Lowered:
     config, dataset = dataset_lib.prepare_run(config)
     metadata, train_stats = dataset.metadata, dataset.train_stats
   mesh = mesh_lib.data_mesh(devices)
-  mesh_lib.check_batch_size("config.batch_size", config.batch_size, len(devices), "devices")
+  accumulation = config.train.grad_accumulation
+  what = f"{len(devices)} devices x {accumulation} slices of config.train.grad_accumulation"
+  parts = len(devices) * accumulation
+  mesh_lib.check_batch_size("config.batch_size", config.batch_size, parts, what)
   architecture = build.build_architecture(
     config,
     num_classes=metadata.num_classes,
@@ -51,7 +54,13 @@ def lower(config: ml_collections.ConfigDict, devices) -> jax.stages.Lowered:
   )
   transform = optimizer.make_optimizer(build.optimizer_config(config), architecture.decays)
   step = steps.make_train_step(
-    architecture, transform, mesh, seed=config.seed, log_every_steps=config.train.log_every_steps
+    architecture,
+    transform,
+    mesh,
+    seed=config.seed,
+    log_every_steps=config.train.log_every_steps,
+    max_nonfinite_steps=config.train.max_nonfinite_steps,
+    grad_accumulation=accumulation,
   )
   sharding, crop = mesh_lib.batch_sharding(mesh), config.data.crop_size
   shapes = {

@@ -21,6 +21,7 @@ import numpy as np
 from absl import app
 from PIL import Image
 
+from configs import coco_stuff
 from input_pipeline import class_stats, copy_paste, pipeline, repeat_factor
 from input_pipeline.raw import record
 
@@ -159,16 +160,31 @@ def baseline(
   return image, classes, np.stack([label == value for value in classes])
 
 
+# All classes of the second image that `data.copy_paste=random` chooses from, as they are.
+_PASTE = copy_paste.CopyPaste(
+  IGNORE, "random", classes=(), flip=False, min_scale=1.0, max_scale=1.0
+)
+
+
 def _config(source: Records, **changes) -> pipeline.TrainPipelineConfig:
   """The recipe of COCO-Stuff, repeat factor sampling on."""
   factors = 1 + np.random.default_rng(0).exponential(0.3, len(source))
+  data = coco_stuff.get_config().data
   config = pipeline.TrainPipelineConfig(
     batch_size=_IMAGES,
     seed=0,
     crop_size=CROP,
     base_size=CROP,
-    max_size=1333,
+    max_size=data.max_size,
     ignore_label=IGNORE,
+    min_factor=data.min_factor,
+    max_factor=data.max_factor,
+    max_category_share=data.max_category_share,
+    color_jitter=data.color_jitter,
+    flip=data.flip,
+    exact_pixels=data.exact_pixels,
+    num_workers=0,
+    prefetch=data.prefetch,
     max_targets=64,
     class_counts=tuple(range(NUM_CLASSES)),
     repeat_factors=factors,
@@ -194,7 +210,7 @@ def _baseline_batch(source: Records, **options) -> Callable[[int], None]:
 def one_core(source: Records) -> None:
   """Prints images/s of every setting beside the baseline's, in turn in one thread."""
   cv2.setNumThreads(0)
-  for title, paste in (("", None), (" with Copy-Paste", copy_paste.CopyPaste(IGNORE))):
+  for title, paste in (("", None), (" with Copy-Paste", _PASTE)):
     options = {"paste": paste is not None}
     candidates = {
       "baseline": _baseline_batch(source, saturation_and_hue=_float_saturation_and_hue, **options),
@@ -246,7 +262,7 @@ def _resident_mib() -> float:
 def memory(source: Records) -> None:
   """Prints the loader's memory after each of 5 epochs."""
   for count in (0, 2):
-    config = _config(source, num_workers=count, copy_paste=copy_paste.CopyPaste(IGNORE))
+    config = _config(source, num_workers=count, copy_paste=_PASTE)
     batches = round(config.repeat_factors.sum() / _IMAGES)
     with pipeline.train_iterator(source, config) as iterator:
       sizes = []

@@ -31,5 +31,7 @@ def make(
   )
   transform = optimizer.make_optimizer(build.optimizer_config(config), architecture.decays)
   state = train_step.init_state(architecture, transform, config.seed, mesh)
-  step = train_step.make_train_step(architecture, transform, mesh, seed=0, log_every_steps=100)
+  step = train_step.make_train_step(
+    architecture, transform, mesh, seed=0, log_every_steps=100, max_nonfinite_steps=0
+  )
   return architecture, state, step

@@ -62,7 +62,9 @@ def _data() -> dict:
     "name": "",  # data set, one of validation.CHOICES["data.name"]
     "dir": "data",  # where prepared data sets lie (a local path or gs://)
     "root": "",  # folder only: the directory with images/, annotations/ and classes.txt
-    "ignore_label": 255,  # folder only: label value of pixels that count for nothing
+    # folder only: label value of pixels that count for nothing; -1: 255 with up to 255 classes,
+    # 65535 with more.
+    "ignore_label": -1,
     "crop_size": 512,  # px, side of a training crop; 0: from the images' median size
     "base_size": 512,  # px, shorter side at scale factor 1.0; 0: the images' median one
     "min_factor": 0.5,  # smallest scale factor, of base_size; they are the multiples of 0.1 ...
@@ -185,7 +187,9 @@ def _optimizer() -> dict:
     "backbone_multiplier": 0.1,  # learning rate of the backbone, relative
     "clip_norm": 0.01,  # largest norm of the gradient of the whole model; 0: not clipped
     "poly_power": 0.9,  # of the schedule learning_rate * (1 - step / steps)^poly_power
-    "warmup_steps": 0,  # updates over which the rate rises linearly to the schedule's
+    # W, updates over which the rate rises linearly from 1 / W of the schedule's, in the first one,
+    # to all of it, in the one after them; 0: no warm-up.
+    "warmup_steps": 0,
   }
 
 

@@ -114,7 +114,7 @@ _SMALLEST_CROP = 32
 RANGES = {
   "seed": Range(0, 2**32 - 1),
   "batch_size": _COUNT,
-  "data.ignore_label": Range(0, 2**16 - 1),
+  "data.ignore_label": Range(0, 2**16 - 1, special=-1),
   "data.crop_size": Range(_SMALLEST_CROP, special=0),
   "data.base_size": Range(_SMALLEST_CROP, special=0),
   "data.min_factor": _POSITIVE,

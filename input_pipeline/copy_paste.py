@@ -30,22 +30,22 @@ class CopyPaste:
     mode: "random": n classes, n uniform in [0, min(100, K)) with K the number of classes that may
       be pasted, drawn without replacement (so never all of them: a source with one pastes nothing);
       "rare": all of them that are in `rare_classes`.
-    rare_classes: train ids of the image-level rare group, for "rare".
     classes: train ids of the classes that may be pasted (the things); empty: all.
     flip: whether the pasted region is mirrored, within its bounding box, half of the time.
-    flip_pairs: train ids that swap under that flip.
     min_scale, max_scale: range of the uniform factor by which the pasted region is resized around
       the centre of its bounding box; what falls outside of the image is cut off. 1 and 1 is off.
+    rare_classes: train ids of the image-level rare group, for "rare".
+    flip_pairs: train ids that swap under the flip.
   """
 
   ignore_label: int
-  mode: str = "random"
+  mode: str
+  classes: Sequence[int]
+  flip: bool
+  min_scale: float
+  max_scale: float
   rare_classes: Sequence[int] = ()
-  classes: Sequence[int] = ()
-  flip: bool = False
   flip_pairs: Sequence[tuple[int, int]] = ()
-  min_scale: float = 1.0
-  max_scale: float = 1.0
 
   def __post_init__(self):
     if self.mode not in MODES:

@@ -43,14 +43,14 @@ class TrainPipelineConfig:
     min_factor, max_factor: range of the scale factor.
     max_category_share: limit on one category's share of a crop; 1.0 is off.
     color_jitter, flip: whether these augmentations are on.
-    flip_pairs: train ids that swap under a flip.
+    exact_pixels: images bit by bit as the release's; False: faster, see
+      `transforms.DecodeScaledCrop` and `transforms.ColorJitter`.
     num_workers: worker processes; 0 prepares batches in threads of this process.
     prefetch: batches prepared ahead, by all threads or workers together (each worker at least 1).
     max_targets: T, how many present classes are listed per image; 0 lists none.
     class_counts: of every class in the training set; where more than T classes are present in a
       crop, the most frequent are left out of the list.
-    exact_pixels: images bit by bit as the release's; False: faster, see
-      `transforms.DecodeScaledCrop` and `transforms.ColorJitter`.
+    flip_pairs: train ids that swap under a flip.
     repeat_factors: mean number of repeats of each record in an epoch, float [N]; None samples
       uniformly, each record once in an epoch.
     copy_paste: how regions of a second image are pasted; None: not at all. The second image is
@@ -64,17 +64,17 @@ class TrainPipelineConfig:
   base_size: int
   max_size: int
   ignore_label: int
-  min_factor: float = 0.5
-  max_factor: float = 2.0
-  max_category_share: float = 1.0
-  color_jitter: bool = True
-  flip: bool = True
-  flip_pairs: Sequence[tuple[int, int]] = ()
-  num_workers: int = 0
-  prefetch: int = 2
-  max_targets: int = 0
+  min_factor: float
+  max_factor: float
+  max_category_share: float
+  color_jitter: bool
+  flip: bool
+  exact_pixels: bool
+  num_workers: int
+  prefetch: int
+  max_targets: int
   class_counts: tuple[int, ...] = ()
-  exact_pixels: bool = True
+  flip_pairs: Sequence[tuple[int, int]] = ()
   repeat_factors: np.ndarray | None = None
   copy_paste: copy_paste_lib.CopyPaste | None = None
   source_weights: np.ndarray | None = None

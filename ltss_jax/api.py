@@ -179,6 +179,8 @@ def _config_of_weights(directory: epath.Path) -> ml_collections.ConfigDict:
   for name, value in model.items():
     if name in config.model:
       _set(config, f"model.{name}", tuple(value) if isinstance(value, list) else value)
+  if info.get("crop_size"):  # pooling windows follow from it
+    config.data.crop_size = info["crop_size"]
   return config
 
 

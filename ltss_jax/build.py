@@ -117,7 +117,7 @@ def build_architecture(
     return architectures.deeplabv3plus_architecture(
       _deeplabv3plus_config(config, num_classes),
       hard_pixel_fraction=loss.hard_pixel_fraction,
-      class_loss=_class_loss(config, train_stats),
+      class_loss=class_loss(config, train_stats),
       **shared,
     )
   return architectures.mask2former_architecture(
@@ -129,7 +129,7 @@ def build_architecture(
       class_weight=loss.class_weight,
       mask_weight=loss.mask_weight,
       dice_weight=loss.dice_weight,
-      class_loss=_class_loss(config, train_stats),
+      class_loss=class_loss(config, train_stats),
       no_object_weight=loss.no_object_weight,
       query_numbers=_query_numbers(config, train_stats),
       matcher=loss.matcher,
@@ -176,10 +176,18 @@ def _prior_counts(config: ml_collections.ConfigDict, stats: class_stats.ClassSta
   return stats.pixel_share_sum if by_pixel else stats.images_with_class
 
 
-def _class_loss(
+def class_loss(
   config: ml_collections.ConfigDict, stats: class_stats.ClassStats | None
 ) -> class_losses.ClassLoss:
-  """The class loss; one that needs counts refuses to be made without them."""
+  """The class loss that `config.loss` names.
+
+  Args:
+    config: resolved.
+    stats: of the training data; only a loss that needs counts needs them.
+
+  Raises:
+    ValueError: it needs counts, and there are none.
+  """
   loss, counts = config.loss, None
   if stats is not None:
     balanced = loss.class_loss == "class_balanced"

@@ -83,6 +83,7 @@ def _fit(
   params, stats = official.load_official(model, params, stats, arrays, may_miss=may_miss, done=done)
   info = {
     "contents": "backbone" if backbone else "model",
+    "crop_size": config.data.crop_size,
     "data": config.data.name,
     "model": config.model.to_dict(),
     "num_classes": found.num_classes,

@@ -61,6 +61,7 @@ def prepare_run(config: ml_collections.ConfigDict) -> tuple[ml_collections.Confi
     median_height=float(np.median(dataset.train_counts.height)),
     median_width=float(np.median(dataset.train_counts.width)),
   )
+  config.data.ignore_label = dataset.metadata.ignore_label
   return config, dataset
 
 
@@ -147,9 +148,10 @@ def _train_stats(
 def _log_summary(dataset: Dataset) -> None:
   stats = dataset.train_stats
   logging.info(
-    "Data: %s, %d classes, %d training and %d validation images in %s",
+    "Data: %s, %d classes (ignore label %d), %d training and %d validation images in %s",
     dataset.metadata.name,
     dataset.metadata.num_classes,
+    dataset.metadata.ignore_label,
     len(dataset.train_counts),
     len(dataset.val_counts),
     dataset.directory,

@@ -50,7 +50,7 @@ class Predictor:
       options: the views whose scores are averaged; None: of the images as they are.
     """
     self._architecture, self._mesh = architecture, mesh
-    self._options = options or views_lib.ViewOptions()
+    self._options = options or views_lib.PLAIN
     self._shapes: set[tuple] = set()
     batch, replicated = mesh_lib.batch_sharding(mesh).spec, mesh_lib.replicated(mesh).spec
 

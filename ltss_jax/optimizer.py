@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 
 PathRule = Callable[[str], bool]
@@ -24,20 +25,21 @@ class OptimizerConfig:
     backbone_multiplier: factor of the learning rate for paths below `backbone/`.
     clip_norm: largest global norm of the gradient; 0 switches clipping off.
     poly_power: learning rate = learning_rate * (1 - step / steps) ** poly_power.
-    warmup_steps: over which the rate rises linearly from learning_rate / warmup_steps.
+    warmup_steps: W; step k < W has the poly schedule's rate times 1 / W + (1 - 1 / W) k / W, which
+      is detectron2's linear warm-up with a factor of 1 / W at the start. 0: none.
   """
 
   name: str
   learning_rate: float
   steps: int
-  momentum: float = 0.9
-  b1: float = 0.9
-  b2: float = 0.999
-  weight_decay: float = 0.0
-  backbone_multiplier: float = 1.0
-  clip_norm: float = 0.0
-  poly_power: float = 0.9
-  warmup_steps: int = 0
+  momentum: float
+  b1: float
+  b2: float
+  weight_decay: float
+  backbone_multiplier: float
+  clip_norm: float
+  poly_power: float
+  warmup_steps: int
 
 
 def learning_rate_schedule(config: OptimizerConfig) -> optax.Schedule:
@@ -45,7 +47,11 @@ def learning_rate_schedule(config: OptimizerConfig) -> optax.Schedule:
   poly = optax.polynomial_schedule(config.learning_rate, 0.0, config.poly_power, config.steps)
   if not config.warmup_steps:
     return poly
-  warmup = optax.linear_schedule(1.0 / config.warmup_steps, 1.0, config.warmup_steps - 1)
+
+  def warmup(step):
+    start = 1 / config.warmup_steps
+    return jnp.minimum(start + (1 - start) * step / config.warmup_steps, 1)
+
   return lambda step: poly(step) * warmup(step)
 
 

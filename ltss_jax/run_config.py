@@ -14,6 +14,7 @@ FILE_NAME = "config.json"
 _FREE_TO_CHANGE = (
   "data.dir",
   "data.root",
+  "data.ignore_label",  # data.json has the one that labels were read with
   "data.num_workers",
   "data.prefetch",
   "train.max_nonfinite_steps",
@@ -27,9 +28,18 @@ _FREE_TO_CHANGE = (
 _FREE_GROUPS = ("eval.", "predict.", "export.")
 # Of the fields below `eval`, those that no score depends on.
 _NOT_SCORING = ("every_steps", "batch_size", "save_json", "step")
-# What the names and shapes of weights, and what they compute, depend on; of every model ...
-_MODEL_FIELDS = ("name", "backbone", "backbone_norm")
-# ... and of each.
+# Weights fit one value of every field of `config.model`, except of those of training alone and of
+# how numbers are computed. Fields that are not named here are compared, new ones among them ...
+_NOT_OF_WEIGHTS = (
+  "dtype",
+  "remat",
+  "drop_path",
+  "max_targets",
+  "pixel_head",
+  "deformable_attention",
+  "aspp_dropout",
+)
+# ... for every model, but for those that one model alone has.
 _OWN_FIELDS = {
   "mask2former": (
     "channels",
@@ -62,9 +72,15 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
   return flat
 
 
-def inference_fields(model: str) -> tuple[str, ...]:
-  """Names of the `config.model` fields that fit weights to a model, such as "num_queries"."""
-  return (*_MODEL_FIELDS, *_OWN_FIELDS[model])
+def fits_weights(model: str, field: str) -> bool:
+  """Whether weights fit one value of a field alone.
+
+  Args:
+    model: `config.model.name`.
+    field: name of a field of `config.model`, such as "num_queries".
+  """
+  others = (fields for name, fields in _OWN_FIELDS.items() if name != model)
+  return field not in _NOT_OF_WEIGHTS and not any(field in fields for fields in others)
 
 
 def scoring_fields(options: dict[str, Any]) -> dict[str, Any]:
@@ -113,13 +129,13 @@ def check(
   saved = flatten(saved)
   now = flatten(json.loads(json.dumps(config.to_dict())))
 
-  inference = {"data.name", *(f"model.{field}" for field in inference_fields(config.model.name))}
-  if now.get("model.image_pooling") == "window":  # whose size follows from the crop's
-    inference.add("data.crop_size")
+  model, windowed = config.model.name, _has_pooling_window(config)
 
   def compared(field: str) -> bool:
     if evaluating:
-      return field in inference
+      group, _, name = field.partition(".")
+      fitted = group == "model" and fits_weights(model, name)
+      return fitted or field == "data.name" or (field == "data.crop_size" and windowed)
     return field not in _FREE_TO_CHANGE and not field.startswith(_FREE_GROUPS)
 
   different = [
@@ -133,6 +149,11 @@ def check(
       + "\n".join(different)
       + "\nUse another --workdir, or the config of that run."
     )
+
+
+def _has_pooling_window(config: ml_collections.ConfigDict) -> bool:
+  """Whether what weights compute depends on the crop, whose size is that of pooling windows."""
+  return config.model.name == "deeplabv3plus" and config.model.image_pooling == "window"
 
 
 def check_weights(
@@ -158,12 +179,11 @@ def check_weights(
       f"the weights in {directory} are those of a backbone alone, which predicts nothing; train"
       " from them with --config.init.checkpoint"
     )
-  model = config.model.name
   now, saved = flatten(config.model.to_dict()), flatten(info.get("model", {}))
   different = [
-    f"  config.model.{field}: {saved.get(field, 'absent')!r} there, {now[field]!r} now"
-    for field in inference_fields(model)
-    if saved.get(field) != now[field]
+    f"  config.model.{name}: {saved.get(name, 'absent')!r} there, {now.get(name, 'absent')!r} now"
+    for name in sorted(saved.keys() | now.keys())
+    if fits_weights(config.model.name, name) and saved.get(name) != now.get(name)
   ]
   if info.get("num_classes") != num_classes:
     different.append(
@@ -175,4 +195,26 @@ def check_weights(
       f"the weights in {directory} are of another model:\n"
       + "\n".join(different)
       + "\nGive the config that they were converted with, or other weights."
+    )
+
+
+def check_pooling_window(
+  directory: epath.PathLike, info: dict[str, Any], config: ml_collections.ConfigDict
+) -> None:
+  """Compares the crop that pooling windows follow from, for a prediction with converted weights.
+
+  Args:
+    directory: of the weights, for the message.
+    info: that stands beside them; "crop_size" in px, which conversions of before lack. Without it,
+      or where it is 0 for a crop that the data decide, there is nothing to compare.
+    config: of this process, of the same model.
+
+  Raises:
+    ValueError: the crops differ.
+  """
+  saved, now = info.get("crop_size"), config.data.crop_size
+  if _has_pooling_window(config) and saved and saved != now:
+    raise ValueError(
+      f"the weights in {directory} have config.model.image_pooling='window' with windows for crops"
+      f" of {saved} px, but config.data.crop_size is {now}; set --config.data.crop_size={saved}"
     )

@@ -32,6 +32,7 @@ from ltss_jax import (
   workdir as files,
 )
 from ltss_jax.dataset import Dataset, prepare_run
+from ltss_jax.losses import class_losses
 from ltss_jax.types import TrainState
 
 
@@ -162,7 +163,7 @@ def _start(
   logging.info("Config:\n%s", config)
   overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
   logging.info("Parameters:\n%s", overview)
-  _warn_of_mining(config)
+  _warn_of_mining(config, build.class_loss(config, dataset.train_stats))
   logging.info(
     "Training %d steps of %d images on %d x %s, %d process(es)",
     config.train.steps,
@@ -177,16 +178,15 @@ def _start(
     run_data.write(workdir, dataset)
 
 
-def _warn_of_mining(config: ml_collections.ConfigDict) -> None:
-  loss = config.loss
-  weighs_classes = loss.class_loss not in ("cross_entropy", "focal")
-  if config.model.name == "deeplabv3plus" and weighs_classes and loss.hard_pixel_fraction < 1:
+def _warn_of_mining(config: ml_collections.ConfigDict, class_loss: class_losses.ClassLoss) -> None:
+  mines = config.model.name == "deeplabv3plus" and config.loss.hard_pixel_fraction < 1
+  if mines and class_loss.favours_rare_classes:
     logging.warning(
       "config.loss.class_loss=%s together with config.loss.hard_pixel_fraction=%g favours rare "
       "classes twice, which cost half of the mIoU where it was tried (docs/methods.md); "
       "--config.loss.hard_pixel_fraction=1 takes all pixels.",
-      loss.class_loss,
-      loss.hard_pixel_fraction,
+      class_loss.name,
+      config.loss.hard_pixel_fraction,
     )
 
 

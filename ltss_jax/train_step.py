@@ -87,8 +87,8 @@ def make_train_step(
   *,
   seed: int,
   log_every_steps: int,
+  max_nonfinite_steps: int,
   grad_accumulation: int = 1,
-  max_nonfinite_steps: int = 0,
 ) -> StepFunction:
   """Compiles on first use; the state is donated.
 
@@ -98,10 +98,10 @@ def make_train_step(
     mesh: with the axis "data", over which the batch is split.
     seed: of the run; dropout of step s draws from fold_in(key(seed), s).
     log_every_steps: steps after which the state's metric sums start anew.
-    grad_accumulation: into how many parts, one after the other, the batch is split; gradients and
-      loss terms are averaged, batch-norm statistics move with every part.
     max_nonfinite_steps: how many steps in a row may have a loss or gradient that is not finite.
       Such a step changes neither parameters nor statistics nor optimizer state.
+    grad_accumulation: into how many parts, one after the other, the batch is split; gradients and
+      loss terms are averaged, batch-norm statistics move with every part.
 
   Returns:
     Function of (state, {"image": uint8 [B, H, W, 3], "label": [B, H, W], ...}) that returns

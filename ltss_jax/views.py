@@ -17,21 +17,25 @@ _LABEL_MULTIPLE = 128
 
 @dataclasses.dataclass(frozen=True)
 class ViewOptions:
-  """Whose score maps are averaged; by default that of the image as it is.
+  """Whose score maps are averaged.
 
   Attributes:
     scales: shorter sides in pixels that the image is resized to; (): it keeps its size.
     max_size: limit of the longer side in pixels, at these scales.
     flip: whether each size is also seen mirrored.
-    flip_pairs: classes that swap in a mirrored image.
     shape_multiple: images of different sizes in one batch are padded to a multiple of this.
+    flip_pairs: classes that swap in a mirrored image.
   """
 
-  scales: tuple[int, ...] = ()
-  max_size: int = 0
-  flip: bool = False
+  scales: tuple[int, ...]
+  max_size: int
+  flip: bool
+  shape_multiple: int
   flip_pairs: tuple[tuple[int, int], ...] = ()
-  shape_multiple: int = 1
+
+
+# The image as it is, alone.
+PLAIN = ViewOptions(scales=(), max_size=0, flip=False, shape_multiple=1)
 
 
 class View(NamedTuple):

@@ -20,6 +20,8 @@ from input_pipeline import prepared
 from input_pipeline.raw import files
 from input_pipeline.raw.files import Pair
 
+# An ignore label that follows from the number of classes: see `resolve_ignore_label`.
+BY_CLASSES = -1
 # Part of the fingerprint: raise it when the preparation itself changes what it writes.
 _FORMAT = 1
 _STAT_THREADS = 32  # stat waits for the network where the folder lies in a bucket
@@ -45,7 +47,7 @@ def read_layout(root: epath.PathLike, ignore_label: int) -> Layout:
 
   Args:
     root: the folder.
-    ignore_label: label of the pixels that belong to no class; no class index.
+    ignore_label: as for `read_classes`.
 
   Returns:
     The layout, its files in a fixed order.
@@ -66,7 +68,11 @@ def read_classes(root: epath.PathLike, ignore_label: int) -> prepared.ClassMetad
 
   Args:
     root: the folder.
-    ignore_label: label of the pixels that belong to no class; no class index.
+    ignore_label: label of the pixels that belong to no class; no class index. `BY_CLASSES` leaves
+      it to their number.
+
+  Returns:
+    The classes, with the ignore label that is meant.
 
   Raises:
     FileNotFoundError: if the folder or classes.txt is missing.
@@ -80,6 +86,12 @@ def read_classes(root: epath.PathLike, ignore_label: int) -> prepared.ClassMetad
     )
   class_names = _read_class_names(root / "classes.txt")
   num_classes = len(class_names)
+  if num_classes > 65535:
+    raise ValueError(
+      f"{root / 'classes.txt'} names {num_classes} classes: label maps of 16 bits hold at most"
+      " 65535 beside the ignore label."
+    )
+  ignore_label = resolve_ignore_label(ignore_label, num_classes)
   if not num_classes <= ignore_label <= 65535:
     raise ValueError(
       f"The ignore label {ignore_label} is not possible for {root}: 0..{num_classes - 1} are the"
@@ -94,6 +106,21 @@ def read_classes(root: epath.PathLike, ignore_label: int) -> prepared.ClassMetad
     ignore_label=ignore_label,
     flip_pairs=_read_flip_pairs(root / "flip_pairs.txt", class_names),
   )
+
+
+def resolve_ignore_label(ignore_label: int, num_classes: int) -> int:
+  """The label that is meant: of 8 bits where all the classes leave one free, else of 16.
+
+  Args:
+    ignore_label: a label, which is returned, or `BY_CLASSES`.
+    num_classes: C; labels 0..C-1 are the classes.
+
+  Returns:
+    For `BY_CLASSES` 255 with up to 255 classes, and 65535 with more.
+  """
+  if ignore_label != BY_CLASSES:
+    return ignore_label
+  return 255 if num_classes <= 255 else 65535
 
 
 def _read_lines(path: epath.Path) -> list[str]:

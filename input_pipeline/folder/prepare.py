@@ -16,7 +16,7 @@ def prepare_folder(data_dir: epath.PathLike, root: epath.PathLike, ignore_label:
   Args:
     data_dir: directory of all prepared data (local or gs://).
     root: the user's folder, laid out as `layout` describes.
-    ignore_label: label of the pixels that belong to no class.
+    ignore_label: label of the pixels that belong to no class; -1: by their number.
 
   Returns:
     The prepared directory, `data_dir`/folder/<base name>-<8 hex digits of the path>/<version>.
@@ -55,8 +55,9 @@ def prepare_folder(data_dir: epath.PathLike, root: epath.PathLike, ignore_label:
 
 
 def _without_root(directory: epath.Path, root: epath.Path, ignore_label: int) -> epath.Path:
-  stored = prepared.read_metadata(directory).ignore_label
-  if stored != ignore_label:
+  metadata = prepared.read_metadata(directory)
+  stored = metadata.ignore_label
+  if stored != layout_lib.resolve_ignore_label(ignore_label, metadata.num_classes):
     raise ValueError(
       f"{directory} was prepared with the ignore label {stored}, not {ignore_label}, and its"
       f" folder {root} is gone: ask for {stored} or bring the folder back."

@@ -1,7 +1,7 @@
 """Prepares a data set from the command line.
 
 - `python -m input_pipeline.prepare shapes_lt --data_dir=data`
-- `python -m input_pipeline.prepare folder --root=DIR --data_dir=data [--ignore_label=255]`
+- `python -m input_pipeline.prepare folder --root=DIR --data_dir=data [--ignore_label=N]`
 - `python -m input_pipeline.prepare ade20k --raw_dir=DIR --data_dir=data` (and so on)
 - `python -m input_pipeline.prepare coco_stuff_lt --raw_dir=DIR --data_dir=data [--image_list=FILE]`
 - any data set: `--make_long_tailed --target_images=N [--target_gini=G] [--level=pixel] [--seed=0]`
@@ -19,7 +19,10 @@ from input_pipeline.prepare import command, ensure, subset
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Directory of all prepared data.")
 _ROOT = flags.DEFINE_string("root", "", "The user's folder; for the data set `folder` only.")
 _IGNORE_LABEL = flags.DEFINE_integer(
-  "ignore_label", 255, "Label of the pixels without a class; for the data set `folder` only."
+  "ignore_label",
+  -1,
+  "Label of the pixels without a class; for the data set `folder` only. -1: 255 with up to 255"
+  " classes, 65535 with more.",
 )
 _RAW_DIR = flags.DEFINE_string(
   "raw_dir", "", "Directory that holds the published folders; for the published data sets."

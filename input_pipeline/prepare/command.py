@@ -18,7 +18,7 @@ class Request:
     name: of the data set.
     data_dir: directory of all prepared data.
     root: the user's folder; for `folder` only.
-    ignore_label: label of the pixels without a class; for `folder` only.
+    ignore_label: label of the pixels without a class, -1: by their number; for `folder` only.
     raw_dir: directory of the published files; for the published data sets.
     make_long_tailed: whether to make a long-tailed part of the data set.
     choice: which training images a long-tailed part keeps; None where no flag says anything of it.
@@ -27,7 +27,7 @@ class Request:
   name: str
   data_dir: str
   root: str = ""
-  ignore_label: int = 255
+  ignore_label: int = -1
   raw_dir: str = ""
   make_long_tailed: bool = False
   choice: subset.Choice | None = None

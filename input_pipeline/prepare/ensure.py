@@ -30,7 +30,7 @@ def check_name(name: str) -> None:
 
 
 def ensure_prepared(
-  name: str, data_dir: epath.PathLike, root: str = "", ignore_label: int = 255
+  name: str, data_dir: epath.PathLike, root: str = "", ignore_label: int = -1
 ) -> epath.Path:
   """Returns the directory of a data set's prepared data.
 
@@ -41,7 +41,8 @@ def ensure_prepared(
     name: one of `NAMES`.
     data_dir: directory of all prepared data (local or gs://).
     root: the user's folder; for the data set `folder` only.
-    ignore_label: label of the pixels that belong to no class; for the data set `folder` only.
+    ignore_label: label of the pixels that belong to no class, -1: by their number; for the data set
+      `folder` only.
 
   Returns:
     The prepared directory, for `prepared.open_source` and its neighbours.

@@ -40,7 +40,7 @@ class Architecture:
   predict: Callable[[Any, Any, jax.Array], Any]
   score_blocks: Callable[[Any, tuple[int, int]], resize_labels.ScoreBlocks]
   decays: Callable[[str], bool]
-  max_targets: int = 0
+  max_targets: int
 
 
 def normalize(image: jax.Array) -> jax.Array:

@@ -22,8 +22,8 @@ def deeplabv3plus_architecture(
   *,
   hard_pixel_fraction: float,
   ignore_label: int,
+  class_loss: ClassLoss,
   inference_dtype: str = "float32",
-  class_loss: ClassLoss | None = None,
   inference_log_prior: ArrayLike | None = None,
 ) -> Architecture:
   """DeepLabV3+ with hard pixel mining.
@@ -32,15 +32,13 @@ def deeplabv3plus_architecture(
     config: shape of the model.
     hard_pixel_fraction: share of all pixels of the batch, the hardest, that make the loss.
     ignore_label: label of the pixels that belong to no class.
+    class_loss: of every pixel. With "seesaw" the stats hold "seesaw_counts", the labelled pixels of
+      every class over the global batches of all steps, the present one included (Wang et al.,
+      "Seesaw Loss for Long-Tailed Instance Segmentation", CVPR 2021, with pixels for instances).
     inference_dtype: compute dtype of `predict`; `config.dtype` is that of training.
-    class_loss: of every pixel, cross-entropy where it is not given. With "seesaw" the stats hold
-      "seesaw_counts", the labelled pixels of every class over the global batches of all steps, the
-      present one included (Wang et al., "Seesaw Loss for Long-Tailed Instance Segmentation", CVPR
-      2021, with pixels for instances).
     inference_log_prior: what `predict` takes from the logits of the classes [C] (Menon et al.,
       "Long-tail Learning via Logit Adjustment", ICLR 2021); None for nothing.
   """
-  class_loss = ClassLoss() if class_loss is None else class_loss
   model = deeplabv3plus.functions(config)
   inference = deeplabv3plus.functions(dataclasses.replace(config, dtype=inference_dtype))
   counts_pixels = class_loss.name == "seesaw"
@@ -85,6 +83,7 @@ def deeplabv3plus_architecture(
     predict=predict,
     score_blocks=score_blocks,
     decays=lambda path: "/norm/" not in path,
+    max_targets=0,
   )
 
 

@@ -31,9 +31,9 @@ def mask2former_architecture(
   max_targets: int,
   ignore_label: int,
   mesh: Mesh,
+  pixel_head_weight: float,
   inference_dtype: str = "float32",
   inference_log_prior: ArrayLike | None = None,
-  pixel_head_weight: float = 1.0,
 ) -> Architecture:
   """Mask2Former with its matched mask losses on every prediction.
 
@@ -44,11 +44,11 @@ def mask2former_architecture(
     ignore_label: label of the pixels that belong to no class.
     mesh: with the axis "data", over which the training batch is split; each device matches its own
       images.
+    pixel_head_weight: of the loss of the auxiliary pixel head, where the model has one.
     inference_dtype: compute dtype of `predict`; `config.dtype` is that of training.
     inference_log_prior: what `predict` takes from the logits of the classes [C], not from that of
       no object (Menon et al., "Long-tail Learning via Logit Adjustment", ICLR 2021, section 4.1);
       None for nothing.
-    pixel_head_weight: of the loss of the auxiliary pixel head, where the model has one.
   """
   chosen = ms_deform_attn.choose(config.deformable_attention)
   logging.info("Deformable attention: %s, of %s", chosen, ms_deform_attn.available())

@@ -6,19 +6,34 @@ classes occur enters as arrays. The Seesaw loss counts for itself and lies in `s
 """
 
 import dataclasses
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-NAMES = (
-  "cross_entropy",
-  "seesaw",
-  "class_balanced",
-  "balanced_softmax",
-  "logit_adjustment",
-  "focal",
-)
+
+class _Kind(NamedTuple):
+  """What tells the losses apart.
+
+  Attributes:
+    favours_rare_classes: whether a sample of a rare class counts for more than one of a frequent.
+    parameters: the attributes of `ClassLoss` that it needs.
+  """
+
+  favours_rare_classes: bool
+  parameters: tuple[str, ...]
+
+
+_KINDS = {
+  "cross_entropy": _Kind(False, ()),
+  "seesaw": _Kind(True, ("seesaw_p", "seesaw_q")),
+  "class_balanced": _Kind(True, ("class_weights",)),
+  "balanced_softmax": _Kind(True, ("log_prior",)),
+  "logit_adjustment": _Kind(True, ("log_prior", "tau")),
+  "focal": _Kind(False, ("focal_gamma",)),
+}
+NAMES = tuple(_KINDS)
 # 1 - p of the focal loss stays above this: powers below 1 have no finite slope at 0.
 _SMALLEST_DISTANCE = 1e-12
 
@@ -26,6 +41,8 @@ _SMALLEST_DISTANCE = 1e-12
 @dataclasses.dataclass(frozen=True, eq=False)
 class ClassLoss:
   """How logits of C classes (or C classes and "no object") are compared with labels.
+
+  The attributes below the name are of single losses; None where the loss has none such.
 
   Attributes:
     name: one of `NAMES`.
@@ -36,15 +53,34 @@ class ClassLoss:
     focal_gamma: exponent of 1 - p in "focal".
     seesaw_p: exponent of the mitigation factor in "seesaw".
     seesaw_q: exponent of the compensation factor in "seesaw".
+
+  Raises:
+    ValueError: there is no such loss, or it needs an attribute that is None.
   """
 
-  name: str = "cross_entropy"
+  name: str
   log_prior: np.ndarray | None = None
   class_weights: np.ndarray | None = None
-  tau: float = 1.0
-  focal_gamma: float = 2.0
-  seesaw_p: float = 1.2
-  seesaw_q: float = 1.0
+  tau: float | None = None
+  focal_gamma: float | None = None
+  seesaw_p: float | None = None
+  seesaw_q: float | None = None
+
+  def __post_init__(self):
+    missing = [name for name in _kind(self.name).parameters if getattr(self, name) is None]
+    if missing:
+      raise ValueError(f"class_loss {self.name!r} needs {' and '.join(missing)}; give a value.")
+
+  @property
+  def favours_rare_classes(self) -> bool:
+    """Whether a sample of a rare class counts for more than one of a frequent class."""
+    return _kind(self.name).favours_rare_classes
+
+
+def _kind(name: str) -> _Kind:
+  if name not in _KINDS:
+    raise ValueError(f"class_loss is {name!r}; it must be one of {', '.join(NAMES)}.")
+  return _KINDS[name]
 
 
 def log_prior(counts: np.ndarray) -> np.ndarray:
@@ -103,11 +139,11 @@ def make_class_loss(
   name: str,
   *,
   counts: np.ndarray | None = None,
-  tau: float = 1.0,
-  beta: float = 0.9999,
-  focal_gamma: float = 2.0,
-  seesaw_p: float = 1.2,
-  seesaw_q: float = 1.0,
+  beta: float | None = None,
+  tau: float | None = None,
+  focal_gamma: float | None = None,
+  seesaw_p: float | None = None,
+  seesaw_q: float | None = None,
 ) -> ClassLoss:
   """Makes a class loss with what it needs of the class frequencies.
 
@@ -115,26 +151,26 @@ def make_class_loss(
     name: one of `NAMES`.
     counts: [C]; training images with the class, or for the priors of a per-pixel loss the summed
       pixel shares. Only "class_balanced", "balanced_softmax" and "logit_adjustment" need them.
+    beta: of "class_balanced". Like the following it may be None, or anything, for other losses.
     tau: of "logit_adjustment".
-    beta: of "class_balanced".
     focal_gamma: of "focal".
     seesaw_p: of "seesaw".
     seesaw_q: of "seesaw".
 
   Raises:
-    ValueError: if there is no such loss, or it needs counts and has none.
+    ValueError: if there is no such loss, or it needs counts or a parameter and has none.
   """
-  if name not in NAMES:
-    raise ValueError(f"class_loss is {name!r}; it must be one of {', '.join(NAMES)}.")
-  prior = weights = None
-  if name in ("class_balanced", "balanced_softmax", "logit_adjustment"):
-    if counts is None:
-      raise ValueError(f"class_loss {name!r} needs the class counts of the training data.")
-    if name == "class_balanced":
-      weights = class_balanced_weights(counts, beta)
-    else:
-      prior = log_prior(counts)
-  return ClassLoss(name, prior, weights, tau, focal_gamma, seesaw_p, seesaw_q)
+  parameters = {"tau": tau, "focal_gamma": focal_gamma, "seesaw_p": seesaw_p, "seesaw_q": seesaw_q}
+  needed = _kind(name).parameters
+  if counts is None and ("log_prior" in needed or "class_weights" in needed):
+    raise ValueError(f"class_loss {name!r} needs the class counts of the training data.")
+  if "log_prior" in needed:
+    parameters["log_prior"] = log_prior(counts)
+  if "class_weights" in needed:
+    if beta is None:
+      raise ValueError(f"class_loss {name!r} needs beta; give a value.")
+    parameters["class_weights"] = class_balanced_weights(counts, beta)
+  return ClassLoss(name, **{name: parameters[name] for name in needed})
 
 
 def weighted_loss(

@@ -25,27 +25,27 @@ class CriterionConfig:
       class counts go with them; else C and one for "no object".
     no_object_weight: weight of "no object" in the class loss, beside 1 for classes; not used by
       "seesaw".
-    query_numbers: queries of a target by class [C], for the frequency-based matcher; None: one.
     matcher: "scipy" or "optax", see `matching.match`.
     ignored_pixels: "background": pixels with the ignore label are negatives of every mask;
       "left_out": points that touch them count neither in costs nor in losses.
+    query_numbers: queries of a target by class [C], for the frequency-based matcher; None: one.
     ignore_label: of the pixels without a class; "left_out" alone needs it.
     pairs_per_step: matched pairs whose mask losses are computed at once. It bounds the memory, and
       the number of pairs of padding that are computed beside real ones; below 6, XLA leaves a
       second CPU core idle.
   """
 
-  num_points: int = 12544
-  oversample_ratio: float = 3.0
-  importance_sample_ratio: float = 0.75
-  class_weight: float = 2.0
-  mask_weight: float = 5.0
-  dice_weight: float = 5.0
-  class_loss: ClassLoss = ClassLoss()
-  no_object_weight: float = 0.1
+  num_points: int
+  oversample_ratio: float
+  importance_sample_ratio: float
+  class_weight: float
+  mask_weight: float
+  dice_weight: float
+  class_loss: ClassLoss
+  no_object_weight: float
+  matcher: str
+  ignored_pixels: str
   query_numbers: tuple[int, ...] | None = None
-  matcher: str = "scipy"
-  ignored_pixels: str = "background"
   ignore_label: int | None = None
   pairs_per_step: int = 6
 

@@ -60,7 +60,7 @@ def cross_entropy(logits: jax.Array, label: jax.Array, ignore_label: int) -> jax
   Returns:
     [...] float32.
   """
-  return class_loss(ClassLoss(), logits, label, ignore_label)
+  return class_loss(ClassLoss("cross_entropy"), logits, label, ignore_label)
 
 
 def label_counts(label: jax.Array, num_classes: int) -> jax.Array:

@@ -20,9 +20,8 @@ def log_factors(
   """Logarithm of the factors S_ij that scale what class j adds to the softmax of a sample of i.
 
   S_ij = M_ij C_ij. Mitigation M_ij = (max(n_j, 1) / max(n_i, 1))^p where n_j < n_i, else 1: rarer
-  classes are spared. Compensation C_ij = (p_j / max(p_i, 0.01))^q where p_j > p_i, else 1: wrong
-  answers are not. Public implementations have 1 for p_i < p_j < 0.01 as well, where this is below
-  1: see docs/methods.md.
+  classes are spared. Compensation C_ij = (p_j / max(p_i, 0.01))^q where that ratio is above 1, else
+  1: wrong answers are not. So C_ij is never below 1, and p_i < p_j < 0.01 is not compensated.
 
   Args:
     logits: [..., C].
@@ -41,7 +40,7 @@ def log_factors(
   total = jax.nn.logsumexp(logits, axis=-1, keepdims=True)
   # p_j / max(p_i, 0.01), of which the sum of exponentials cancels unless the floor holds.
   floor = jnp.maximum(own, total + math.log(_MIN_PROBABILITY))
-  compensation = q * jnp.where(logits > own, logits - floor, 0)
+  compensation = q * jnp.maximum(logits - floor, 0)
   return mitigation + compensation
 
 

@@ -18,19 +18,19 @@ class BackboneConfig:
   Attributes:
     name: one of `NAMES`.
     norm: of ResNets, one of `NORMS`; the others have layer norms.
-    res5_dilation: of ResNets: 2 keeps res5 at stride 16 and dilates its 3x3 convolutions.
     dtype: compute dtype, "float32" or "bfloat16"; parameters and statistics stay float32.
     drop_path: stochastic depth of the last block, rising linearly from 0 at the first; -1 takes
       the published one (Swin 0.3, ViT 0.1). ResNets have none.
     remat: recompute every block in the backward pass, for less memory.
+    res5_dilation: of ResNets: 2 keeps res5 at stride 16 and dilates its 3x3 convolutions.
   """
 
-  name: str = "resnet50"
-  norm: str = "frozen_batch_norm"
+  name: str
+  norm: str
+  dtype: str
+  drop_path: float
+  remat: bool
   res5_dilation: int = 1
-  dtype: str = "float32"
-  drop_path: float = -1.0
-  remat: bool = False
 
 
 def build(config: BackboneConfig, *, rngs: nnx.Rngs) -> nnx.Module:

@@ -33,15 +33,15 @@ class DeepLabV3PlusConfig:
   """
 
   num_classes: int
-  backbone: str = "resnet50"
-  backbone_norm: str = "batch_norm"
-  remat: bool = False
-  dtype: str = "float32"
-  aspp_channels: int = 256
-  aspp_dilations: tuple[int, ...] = (6, 12, 18)
-  aspp_dropout: float = 0.1
-  low_level_channels: int = 48
-  decoder_channels: int = 256
+  backbone: str
+  backbone_norm: str
+  remat: bool
+  dtype: str
+  aspp_channels: int
+  aspp_dilations: tuple[int, ...]
+  aspp_dropout: float
+  low_level_channels: int
+  decoder_channels: int
   pooling_window: int = 0
 
 
@@ -83,9 +83,10 @@ class DeepLabV3Plus(nnx.Module):
     backbone = backbones.BackboneConfig(
       config.backbone,
       norm=config.backbone_norm,
-      res5_dilation=2,
       dtype=config.dtype,
+      drop_path=-1,  # ResNets have none
       remat=config.remat,
+      res5_dilation=2,
     )
     kw = dict(kernel_init=layers.uniform_fan_in, dtype=dtype, rngs=rngs)
     self.backbone = backbones.build(backbone, rngs=rngs)

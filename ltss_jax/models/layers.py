@@ -101,6 +101,36 @@ class FrozenBatchNorm(nnx.Module):
     return (x * multiplier + shift).astype(self.dtype)  # float32 until here: the terms may cancel
 
 
+class BatchNorm(nnx.BatchNorm):
+  """Trained batch norm (eps 1e-5, momentum 0.9) as torch has it.
+
+  The batch is normalised with its own variance, the mean of squares over n values; the running
+  variance takes in n / (n - 1) of it, which is unbiased.
+  """
+
+  def __init__(self, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+    super().__init__(channels, momentum=0.9, epsilon=_NORM_EPSILON, dtype=dtype, rngs=rngs)
+
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Normalises [..., C]; in training with the statistics of x, which move the running ones.
+
+    Raises:
+      ValueError: in training, x has one value of each channel, which has no variance.
+    """
+    if not train:
+      return super().__call__(x, use_running_average=True)
+    n = x.size // x.shape[-1]
+    if n < 2:
+      raise ValueError(
+        f"batch norm in training has one value of each channel to normalise (shape {x.shape}), and"
+        " so no variance; take a larger batch or larger crops"
+      )
+    kept = self.momentum * self.var[...]
+    y = super().__call__(x, use_running_average=False)
+    self.var[...] += (self.var[...] - kept) / (n - 1)
+    return y
+
+
 class ConvNorm(nnx.Module):
   """Convolution without bias, then batch norm (eps 1e-5), synchronised (momentum 0.9) or frozen.
 
@@ -138,14 +168,12 @@ class ConvNorm(nnx.Module):
     if frozen:
       self.norm = FrozenBatchNorm(out_channels, dtype=dtype)
     else:
-      self.norm = nnx.BatchNorm(
-        out_channels, momentum=0.9, epsilon=_NORM_EPSILON, dtype=dtype, rngs=rngs
-      )
+      self.norm = BatchNorm(out_channels, dtype=dtype, rngs=rngs)
 
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     if isinstance(self.norm, FrozenBatchNorm):
       return self.norm(self.conv(x))
-    return self.norm(self.conv(x), use_running_average=not train)
+    return self.norm(self.conv(x), train=train)
 
 
 def call_block(block: nnx.Module, x: jax.Array, *, remat: bool, **kw) -> jax.Array:

@@ -40,24 +40,24 @@ class Mask2FormerConfig:
     class_head: "softmax" (C + 1 outputs) or "seesaw" (C class and 2 objectness outputs).
     dtype: compute dtype of the transformer decoder; the pixel decoder is always float32.
     remat: recompute the decoders' layers in the backward pass.
-    deformable_attention: implementation of `ms_deform_attn`; None for the platform's best.
     pixel_head: whether a per-pixel classifier stands beside the queries in training.
+    deformable_attention: implementation of `ms_deform_attn`; None for the platform's best.
   """
 
   num_classes: int
   backbone: backbones.BackboneConfig
-  channels: int = 256
-  num_queries: int = 100
-  encoder_layers: int = 6
-  decoder_layers: int = 9
-  num_heads: int = 8
-  encoder_width: int = 1024
-  decoder_width: int = 2048
-  class_head: str = "softmax"
-  dtype: str = "float32"
-  remat: bool = False
+  channels: int
+  num_queries: int
+  encoder_layers: int
+  decoder_layers: int
+  num_heads: int
+  encoder_width: int
+  decoder_width: int
+  class_head: str
+  dtype: str
+  remat: bool
+  pixel_head: bool
   deformable_attention: str | None = None
-  pixel_head: bool = False
 
 
 class Predictions(NamedTuple):

@@ -25,18 +25,18 @@ class PixelDecoderConfig:
     channels: width of the encoder, of the memory and of the mask features.
     num_layers: encoder layers.
     num_heads: of the deformable attention.
-    num_points: that each head samples in each level.
     feed_forward_width: inside the encoder layers.
     remat: recompute the encoder layers in the backward pass instead of keeping their insides.
+    num_points: that each head samples in each level.
     implementation: of `ms_deform_attn`; None for the platform's best.
   """
 
-  channels: int = 256
-  num_layers: int = 6
-  num_heads: int = 8
+  channels: int
+  num_layers: int
+  num_heads: int
+  feed_forward_width: int
+  remat: bool
   num_points: int = 4
-  feed_forward_width: int = 1024
-  remat: bool = False
   implementation: str | None = None
 
 

@@ -30,13 +30,13 @@ class TransformerDecoderConfig:
   """
 
   num_outputs: int
-  channels: int = 256
-  num_queries: int = 100
-  num_layers: int = 9
-  num_heads: int = 8
-  feed_forward_width: int = 2048
-  dtype: str = "float32"
-  remat: bool = False
+  channels: int
+  num_queries: int
+  num_layers: int
+  num_heads: int
+  feed_forward_width: int
+  dtype: str
+  remat: bool
 
 
 class AttentionBlock(nnx.Module):

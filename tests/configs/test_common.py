@@ -153,7 +153,7 @@ def test_data_and_cadence_are_those_of_the_released_recipe(name, model):
     "name": name,
     "dir": "data",
     "root": "",
-    "ignore_label": 255,
+    "ignore_label": -1,
     "crop_size": 512,
     "base_size": 512,
     "min_factor": 0.5,

@@ -7,17 +7,18 @@ from flax import nnx
 
 from ltss_jax.models import backbones, functional
 from ltss_jax.weights import official
+from tests import recipes
 
 
 def model(name: str, **changes) -> functional.Functional:
   """A backbone as pure functions."""
-  config = backbones.BackboneConfig(name, **changes)
+  config = recipes.backbone(name, **changes)
   return functional.functional(lambda rngs: backbones.build(config, rngs=rngs))
 
 
 def official_shapes(name: str) -> dict[str, tuple[int, ...]]:
   """Official name -> shape, in official layout, of all that a backbone's checkpoint holds."""
-  config = backbones.BackboneConfig(name)
+  config = recipes.backbone(name)
   module = nnx.eval_shape(lambda: backbones.build(config, rngs=nnx.Rngs(0)))
   _, *trees = nnx.split(module, nnx.Param, nnx.BatchStat)
   # Zeros of any shape without the memory.

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ltss_jax.losses import mask_criterion, points
+from tests import recipes
 
 NUM_CLASSES = 12
-CONFIG = mask_criterion.CriterionConfig(num_points=112)
+CONFIG = recipes.criterion(num_points=112)
 
 
 def problem(seed: int, valid: tuple[int, ...], targets: int, queries: int) -> dict[str, np.ndarray]:

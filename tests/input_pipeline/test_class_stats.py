@@ -179,7 +179,7 @@ def test_repeat_factors_by_hand():
 def test_query_numbers_by_hand():
   frequency = np.array([1.0, 0.04, 0.02, 0.01, 0.0025, 0.0])
   # 2 sqrt(0.01 / f): 0.2, 1, 1.41, 2, 4.
-  numbers = class_stats.query_numbers(frequency, 0.01)
+  numbers = class_stats.query_numbers(frequency, 0.01, scale=2)
   assert numbers.tolist() == [1, 1, 2, 2, 4, 1] and numbers.dtype == np.int64
   assert class_stats.query_numbers(frequency, 0.01, scale=1).tolist() == [1, 1, 1, 1, 2, 1]
 
@@ -197,7 +197,9 @@ QUERIES = {
 def test_query_numbers_are_the_published_ones(name):
   threshold, means, above_one, largest = QUERIES[name]
   stats = class_tables.load_class_table(name).train_stats
-  numbers = class_stats.query_numbers(stats.images_with_class / stats.num_images, threshold)
+  numbers = class_stats.query_numbers(
+    stats.images_with_class / stats.num_images, threshold, scale=2
+  )
   groups = class_stats.frequency_groups(stats.images_with_class)
   found = [numbers[groups == group].mean() for group in range(3)]
   # Half of the last published digit, inclusive: ADE20K-Full's rare classes have 4.125.
@@ -207,7 +209,7 @@ def test_query_numbers_are_the_published_ones(name):
 
 def test_histogram_of_query_numbers_of_ade20k_full():
   stats = class_tables.load_class_table("ade20k_full").train_stats
-  numbers = class_stats.query_numbers(stats.images_with_class / stats.num_images, 0.0003)
+  numbers = class_stats.query_numbers(stats.images_with_class / stats.num_images, 0.0003, scale=2)
   values, sizes = np.unique(numbers, return_counts=True)
   assert dict(zip(values.tolist(), sizes.tolist(), strict=True)) == {
     1: 372,

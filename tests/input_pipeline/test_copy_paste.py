@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from input_pipeline import copy_paste, pipeline
+from tests import recipes
 
 IGNORE = 255
 # Destination and source of 6 x 6 pixels.
@@ -39,7 +40,7 @@ def colored(label, offset):
 
 
 def paste(example, source, seed=0, **options):
-  transform = copy_paste.CopyPaste(ignore_label=IGNORE, **options)
+  transform = recipes.copy_paste(ignore_label=IGNORE, **options)
   return transform(example, source, np.random.default_rng(seed))
 
 
@@ -116,7 +117,7 @@ def pasted_colors(label):
 
 class TestRandom:
   def test_number_and_choice_of_classes_are_uniform(self):
-    transform, rng = copy_paste.CopyPaste(IGNORE), np.random.default_rng(0)
+    transform, rng = recipes.copy_paste(IGNORE), np.random.default_rng(0)
     label = np.array([[1, 2, 3, 4, 255]], np.uint8)
     sizes, chosen = np.zeros(5), np.zeros(5)
     for _ in range(4000):
@@ -137,7 +138,7 @@ class TestRandom:
 
   def test_at_most_99_classes(self):
     label = np.arange(200, dtype=np.uint16).reshape(10, 20)
-    transform, rng = copy_paste.CopyPaste(65535), np.random.default_rng(0)
+    transform, rng = recipes.copy_paste(65535), np.random.default_rng(0)
     sizes = {len(transform.choose(label, rng)) for _ in range(2000)}
     assert sizes == set(range(100))
 
@@ -169,7 +170,7 @@ def colored_16(label, offset):
 def test_label_image_and_class_list_agree(seed, dtype, mode, classes):
   (example, source), ignore = random_pair(seed, dtype)
   before = [array.copy() for e in (example, source) for array in (e["image"], e["label"])]
-  transform = copy_paste.CopyPaste(ignore, mode, rare_classes=(1, 2, 5), classes=classes)
+  transform = recipes.copy_paste(ignore, mode, rare_classes=(1, 2, 5), classes=classes)
   result = transform(example, source, np.random.default_rng(seed))
   again = transform(example, source, np.random.default_rng(seed))
   image, label = result["image"], result["label"]
@@ -215,8 +216,8 @@ def test_a_jittered_region_keeps_label_and_image_together(seed):
 
 def test_wrong_arguments():
   with pytest.raises(ValueError, match="mode is 'all'; it must be one of random, rare"):
-    copy_paste.CopyPaste(IGNORE, "all")
+    recipes.copy_paste(IGNORE, "all")
   with pytest.raises(ValueError, match="min_scale is 2.0 and max_scale 1.0"):
-    copy_paste.CopyPaste(IGNORE, min_scale=2.0)
+    recipes.copy_paste(IGNORE, min_scale=2.0)
   with pytest.raises(ValueError, match=r"one size, got \(6, 6\) and \(2, 3\)"):
     paste(colored(DESTINATION, 1), colored(np.zeros((2, 3), np.uint8), 2))

@@ -17,6 +17,7 @@ from hypothesis import given, strategies as st
 from PIL import Image
 
 from input_pipeline import pipeline, sampling
+from tests import recipes
 
 # Workers cannot import this test module by its name: its classes travel by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -64,7 +65,7 @@ class Names(pipeline.TrainBatches):
     return {"record": np.array([order.record_index(first + row) for row in range(self.rows)])}
 
 
-CONFIG = pipeline.TrainPipelineConfig(
+CONFIG = recipes.train_pipeline(
   batch_size=4, seed=3, crop_size=16, base_size=16, max_size=64, ignore_label=255
 )
 SOURCE = Records(9)
@@ -260,7 +261,7 @@ def png(shape):
 
 if __name__ == "__main__":
   flags.FLAGS.mark_as_parsed()
-  config = pipeline.TrainPipelineConfig(
+  config = recipes.train_pipeline(
     batch_size=1, seed=0, crop_size=8, base_size=8, max_size=8, ignore_label=255, num_workers=1
   )
   record = {"image": png((8, 8, 3)), "label": png((8, 8)), "file_name": "a.png"}

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import copy_paste, pipeline, sampling
+from input_pipeline import pipeline, sampling
+from tests import recipes
 
 # Workers cannot import this test module by its name: its classes travel by value.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -38,7 +39,7 @@ class Records:
 
 
 SOURCE = Records()
-PLAIN = pipeline.TrainPipelineConfig(
+PLAIN = recipes.train_pipeline(
   batch_size=4,
   seed=3,
   crop_size=16,
@@ -54,7 +55,7 @@ PLAIN = pipeline.TrainPipelineConfig(
 )
 REPEATED = dataclasses.replace(PLAIN, repeat_factors=FACTORS)
 PASTED = dataclasses.replace(
-  REPEATED, flip=True, color_jitter=True, copy_paste=copy_paste.CopyPaste(255)
+  REPEATED, flip=True, color_jitter=True, copy_paste=recipes.copy_paste(255)
 )
 
 
@@ -128,7 +129,7 @@ def test_factors_of_other_data_are_refused(field):
 
 def pasted_sources(count, **changes):
   """The record of each pasted region; rare classes are the 10 + i, so that every source has one."""
-  rare = copy_paste.CopyPaste(255, "rare", rare_classes=range(10, 20))
+  rare = recipes.copy_paste(255, "rare", rare_classes=range(10, 20))
   config = dataclasses.replace(PLAIN, batch_size=count, copy_paste=rare, **changes)
   (batch,) = batches_of(config, 0, 1)
   return np.array([int(label[0, 0]) - 10 for label in batch["label"]]), batch
@@ -158,7 +159,7 @@ def test_sources_by_weight():
 
 def test_copy_paste_leaves_the_destination_stream_as_it_is():
   config = dataclasses.replace(PASTED, copy_paste=None)
-  nothing = dataclasses.replace(PASTED, copy_paste=copy_paste.CopyPaste(255, "rare"))
+  nothing = dataclasses.replace(PASTED, copy_paste=recipes.copy_paste(255, "rare"))
   assert_equal_batches(batches_of(nothing, 0, 4), batches_of(config, 0, 4))
 
 
@@ -167,7 +168,7 @@ def test_source_and_destination_are_augmented_independently():
     def __len__(self):
       return 1
 
-  paste = copy_paste.CopyPaste(255, "rare", rare_classes=(0, 10))
+  paste = recipes.copy_paste(255, "rare", rare_classes=(0, 10))
   config = dataclasses.replace(PLAIN, flip=True, color_jitter=True, batch_size=64)
   (destination,) = batches_of(config, 0, 1, One())
   (pasted,) = batches_of(dataclasses.replace(config, copy_paste=paste), 0, 1, One())
@@ -186,7 +187,7 @@ def test_batches_of_images_of_all_sizes_have_one_form(mode):
       return {"image": self._png(image), "label": self._png(label), "file_name": f"{index}.png"}
 
   options = dict(rare_classes=(1, 12), flip=True, min_scale=0.5, max_scale=2.0)
-  paste = copy_paste.CopyPaste(255, mode, **options) if mode else None
+  paste = recipes.copy_paste(255, mode, **options) if mode else None
   scales = dict(min_factor=0.5, max_factor=2.0)
   config = dataclasses.replace(REPEATED, flip=True, copy_paste=paste, **scales)
   batches = batches_of(config, 0, 8, OfAllSizes())

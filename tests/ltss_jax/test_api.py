@@ -47,6 +47,7 @@ def _converted(tmp_path_factory):
   config = small_config()
   facts = {
     "contents": "model",
+    "crop_size": 96,
     "data": "mhp_v2",
     "num_classes": NUM_CLASSES,
     "model": config.model.to_dict(),
@@ -162,6 +163,7 @@ def test_converted_weights_know_their_data_set(converted):
   loaded = ltss_jax.load(converted)
   assert loaded.config.data.name == "mhp_v2" and loaded.config.model.aspp_channels == 8
   assert loaded.config.eval.min_size == 512  # of the data set's recipe
+  assert loaded.config.data.crop_size == 96
 
 
 def test_a_missing_checkpoint_and_one_without_classes(converted, tmp_path):

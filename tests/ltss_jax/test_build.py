@@ -192,7 +192,7 @@ def of_label(name, logits, label, counts):
 @pytest.mark.parametrize("name", class_losses.NAMES)
 def test_fields_of_the_class_losses_arrive_with_the_right_counts(name, model, counts):
   config = shapes_config(model, CLASS_LOSS_FIELDS | {"loss.class_loss": name})
-  loss = build._class_loss(config, STATS)
+  loss = build.class_loss(config, STATS)
   assert loss.name == name
   if name == "seesaw":
     assert (loss.seesaw_p, loss.seesaw_q) == (0.9, 0.6)

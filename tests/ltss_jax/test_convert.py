@@ -72,11 +72,12 @@ def test_official_files_become_a_directory_and_official_files_again(tmp_path):
 
 def test_a_deeplab_of_a_published_data_set(tmp_path):
   config = small(coco_stuff_lt.get_config, name="deeplabv3plus", aspp_channels=8)
+  config.data.crop_size = 640
   source = official_file(tmp_path / "model.pkl", config, 171)
   done = convert.convert(config, source, tmp_path / "weights")
   assert done.converted > 100
   _, _, info = checkpoint.load_weights(tmp_path / "weights")
-  assert (info["num_classes"], info["data"]) == (171, "coco_stuff_lt")
+  assert (info["num_classes"], info["data"], info["crop_size"]) == (171, "coco_stuff_lt", 640)
 
 
 @pytest.mark.parametrize(

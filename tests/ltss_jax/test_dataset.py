@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from configs import coco_stuff_lt, folder, mhp_v2, shapes_lt
-from input_pipeline import class_stats, class_tables, prepare, prepared
+from input_pipeline import class_stats, class_tables, pipeline, prepare, prepared
 from input_pipeline.prepare import command, subset
-from ltss_jax import dataset
+from ltss_jax import build, dataset, run_config, run_data
 
 
 @pytest.fixture(name="root", scope="module")
@@ -39,6 +39,49 @@ def test_a_folder_is_judged_by_its_own_statistics_and_fills_the_config(root, tmp
   assert resolved.data.base_size == 32  # the median shorter side is 20, the least that fits is 32
   assert resolved.train.steps > 0 and config.train.steps == 0
   assert len(data.val_counts) == 1
+
+
+@pytest.mark.parametrize(("num_classes", "ignore_label"), [(2, 255), (300, 65535)])
+def test_a_folder_says_which_label_it_ignores(root, tmp_path, num_classes, ignore_label):
+  """In the resolved config, in data.json and in the stream, and a run goes on with it."""
+  photos = tmp_path / "photos"
+  shutil.copytree(root, photos)
+  (photos / "classes.txt").write_text("\n".join(f"class {i}" for i in range(num_classes)))
+  if num_classes > 255:
+    for path in photos.glob("annotations/*/*.png"):
+      label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED).astype(np.uint16)
+      label[:5], label[5:10] = 299, 65535
+      cv2.imwrite(str(path), label)
+  config = folder.get_config()
+  config.data.root, config.data.dir = str(photos), str(tmp_path / "data")
+  resolved, data = dataset.prepare_run(config)
+  assert resolved.data.ignore_label == data.metadata.ignore_label == ignore_label
+  assert config.data.ignore_label == -1
+  assert dataset.class_metadata(config).ignore_label == ignore_label
+  stream = build.train_pipeline_config(resolved, data, max_targets=0)
+  stream = dataclasses.replace(stream, batch_size=3, num_workers=0, crop_size=64, max_size=40)
+  batch = pipeline.TrainBatches(prepared.open_source(data.directory, "train"), stream)[0]
+  assert batch["label"].dtype == (np.uint8 if ignore_label == 255 else np.uint16)
+  assert (batch["label"][:, -1] == ignore_label).all()  # padding below the enlarged images
+  run_config.write(tmp_path, resolved)
+  run_data.write(tmp_path, data)
+  for value in (-1, ignore_label):  # as before it could be left out, too
+    config.data.ignore_label = value
+    again, data = dataset.prepare_run(config)
+    run_config.check(tmp_path, again)
+    run_data.check(tmp_path, data)
+  run_config.check(tmp_path, dataset.prepare_run(config)[0], evaluating=True)
+
+
+def test_another_ignore_label_is_other_data(root, tmp_path):
+  config = folder.get_config()
+  config.data.root, config.data.dir = str(root), str(tmp_path / "data")
+  _, data = dataset.prepare_run(config)
+  run_data.write(tmp_path, data)
+  config.data.ignore_label = 7
+  _, data = dataset.prepare_run(config)
+  with pytest.raises(ValueError, match="ignore_label: 255 there, 7 now"):
+    run_data.check(tmp_path, data)
 
 
 def test_official_statistics_come_before_those_of_the_data(root, tmp_path):

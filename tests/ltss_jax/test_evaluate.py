@@ -1,5 +1,7 @@
 """Evaluation counts on real records of several sizes, for several devices and batch sizes."""
 
+import dataclasses
+
 import cv2
 import jax
 import jax.numpy as jnp
@@ -25,7 +27,14 @@ def colour_architecture():
     return lambda start, count: jax.lax.dynamic_slice_in_dim(scores, start, count, axis=-1)
 
   return architectures.Architecture(
-    NUM_CLASSES, None, None, (), predict=predict, score_blocks=score_blocks, decays=None
+    NUM_CLASSES,
+    None,
+    None,
+    (),
+    predict=predict,
+    score_blocks=score_blocks,
+    decays=None,
+    max_targets=0,
   )
 
 
@@ -70,7 +79,7 @@ def counts(
   architecture = architecture or colour_architecture()
   if window:
     architecture = architectures.over_windows(architecture, window, window - 3)
-  options = views.ViewOptions(max_size=64, shape_multiple=multiple, **options)
+  options = dataclasses.replace(views.PLAIN, max_size=64, shape_multiple=multiple, **options)
   predictor = evaluate.Predictor(architecture, mesh, options)
   replicated = jax.device_put(variables, mesh_lib.replicated(mesh))
   height, width = (np.array(side) for side in zip(*SIZES, strict=True))
@@ -189,7 +198,9 @@ def test_a_model_of_single_pixels_sees_no_windows_and_no_padding(source, variabl
 
 
 def test_scores_are_means_over_scales_and_mirrored_images(source, variables):
-  options = views.ViewOptions(scales=(20, 40), max_size=64, flip=True, flip_pairs=((1, 3),))
+  options = dataclasses.replace(
+    views.PLAIN, scales=(20, 40), max_size=64, flip=True, flip_pairs=((1, 3),)
+  )
   mesh = mesh_lib.data_mesh(jax.devices()[:1])
   predictor = evaluate.Predictor(colour_architecture(), mesh, options)
   (image, _), *_ = decoded(source)

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from ltss_jax import optimizer
+from tests import recipes
 
 PARAMS = {
   "backbone": {"conv": {"kernel": jnp.array([1.0, -2.0])}, "norm": {"scale": jnp.array([3.0])}},
@@ -20,7 +21,8 @@ def decays(path):
 
 def config(**fields):
   base = dict(name="sgd", learning_rate=0.1, steps=4, weight_decay=0.01)
-  return optimizer.OptimizerConfig(**base | fields)
+  base |= dict(backbone_multiplier=1.0, clip_norm=0.0)
+  return recipes.optimizer(**base | fields)
 
 
 def run(recipe, gradients):
@@ -44,10 +46,20 @@ def test_warmup_rises_linearly_to_the_poly_schedule():
   rate = optimizer.learning_rate_schedule(config(steps=100, warmup_steps=4))
   poly = optimizer.learning_rate_schedule(config(steps=100))
   np.testing.assert_allclose(
-    [rate(s) / poly(s) for s in (0, 1, 3, 50)], [0.25, 0.5, 1, 1], rtol=1e-6
+    [rate(s) / poly(s) for s in (0, 1, 2, 3, 4, 50)], [0.25, 0.4375, 0.625, 0.8125, 1, 1], rtol=1e-6
   )
   one = optimizer.learning_rate_schedule(config(steps=100, warmup_steps=1))
   assert one(0) == pytest.approx(0.1)
+
+
+def test_warmup_is_the_releases():
+  """Its MHP-v2-LT recipe for DeepLabV3+: from 1/1000 over 1,000 updates, at 0.01 of 52,000."""
+  rate = optimizer.learning_rate_schedule(
+    config(learning_rate=0.01, steps=52_000, warmup_steps=1000)
+  )
+  for step, factor in ((0, 0.001), (1, 0.001999), (500, 0.5005), (999, 0.999001), (1000, 1)):
+    expected = 0.01 * factor * (1 - step / 52_000) ** 0.9
+    assert rate(step) == pytest.approx(expected, rel=1e-6)  # float32
 
 
 def test_sgd_is_torchs_with_groups():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from configs import common, mhp_v2, shapes_lt, validation
+from configs import mhp_v2, shapes_lt
 from ltss_jax import run_config
 
 
@@ -70,12 +70,6 @@ def test_the_crop_sets_the_size_of_pooling_windows(tmp_path):
   config.data.crop_size = 512
   with pytest.raises(ValueError, match=r"config\.data\.crop_size: 640 there, 512 now"):
     run_config.check(tmp_path, config, evaluating=True)
-
-
-def test_every_field_of_inference_is_a_field():
-  model = common.get_config().model
-  for name in validation.CHOICES["model.name"]:
-    assert set(run_config.inference_fields(name)) <= set(model)
 
 
 def test_unreadable_config_is_named(tmp_path):

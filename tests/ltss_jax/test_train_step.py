@@ -1,15 +1,19 @@
 """The training step: what it computes, and that the number of devices does not matter."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from ltss_jax import architectures, mesh as mesh_lib, train_step
-from ltss_jax.models import deeplabv3plus
+from ltss_jax.models import functional, layers
+from tests import recipes
 
-SMALL = deeplabv3plus.DeepLabV3PlusConfig(
+SMALL = recipes.deeplabv3plus_of(
   num_classes=5,
   backbone="resnet_small",
   aspp_channels=16,
@@ -37,6 +41,7 @@ def linear_architecture():
     predict=lambda params, stats, image: image,
     score_blocks=lambda prediction, size: lambda start, count: prediction,
     decays=lambda path: True,
+    max_targets=0,
   )
 
 
@@ -52,7 +57,7 @@ def run(architecture, data, steps, devices=1, rate=0.1, **options):
   mesh = mesh_lib.data_mesh(jax.devices()[:devices])
   transform = optax.sgd(rate)
   state = train_step.init_state(architecture, transform, 0, mesh)
-  options = {"seed": 0, "log_every_steps": 2} | options
+  options = {"seed": 0, "log_every_steps": 2, "max_nonfinite_steps": 0} | options
   step = train_step.make_train_step(architecture, transform, mesh, **options)
   history = []
   for _ in range(steps):
@@ -133,7 +138,7 @@ def test_finite_steps_between_set_the_count_back():
 
 def test_one_and_four_devices_agree_and_statistics_are_of_the_global_batch():
   architecture = architectures.deeplabv3plus_architecture(
-    SMALL, hard_pixel_fraction=0.2, ignore_label=255
+    SMALL, hard_pixel_fraction=0.2, ignore_label=255, class_loss=recipes.CROSS_ENTROPY
   )
   one, history_one = run(architecture, batch(), 2, devices=1, rate=1e-3, log_every_steps=1)
   four, history_four = run(architecture, batch(), 2, devices=4, rate=1e-3, log_every_steps=1)
@@ -145,9 +150,45 @@ def test_one_and_four_devices_agree_and_statistics_are_of_the_global_batch():
   )
 
 
+class Normalised(nnx.Module):
+  """One batch norm of the image, whose statistics are easily counted."""
+
+  def __init__(self, rngs):
+    self.norm = layers.BatchNorm(3, dtype=jnp.float32, rngs=rngs)
+
+  def __call__(self, image, *, train, rngs):
+    return self.norm(image, train=train)
+
+
+def batch_norm_architecture():
+  model = functional.functional(Normalised)
+
+  def loss(params, stats, batch, rng):
+    del rng
+    out, stats = model.apply(params, stats, batch["image"], train=True)
+    value = jnp.mean(out**2)
+    return value, (stats, {"loss": value})
+
+  return dataclasses.replace(linear_architecture(), init=model.init, loss=loss)
+
+
+@pytest.mark.parametrize(("devices", "parts"), [(1, 1), (4, 1), (1, 2), (4, 2)])
+def test_running_variance_is_unbiased_over_the_global_batch(devices, parts):
+  """Over each slice of it in turn, with accumulation. Eight images of one pixel: n is small."""
+  data = batch(8, 1)
+  state, _ = run(
+    batch_norm_architecture(), data, 1, devices=devices, rate=0.0, grad_accumulation=parts
+  )
+  x = np.asarray(architectures.normalize(data["image"]), np.float64).reshape(8, 3)
+  variance = np.ones(3)
+  for part in range(parts):  # Slice i holds every parts-th image.
+    variance = 0.9 * variance + 0.1 * x[part::parts].var(0, ddof=1)
+  np.testing.assert_allclose(state.stats["norm"]["var"], variance, rtol=1e-5)  # float32 sums of 8
+
+
 def test_initial_state_does_not_depend_on_the_mesh():
   architecture = architectures.deeplabv3plus_architecture(
-    SMALL, hard_pixel_fraction=0.2, ignore_label=255
+    SMALL, hard_pixel_fraction=0.2, ignore_label=255, class_loss=recipes.CROSS_ENTROPY
   )
   states = [
     train_step.init_state(

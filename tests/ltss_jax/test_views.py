@@ -1,5 +1,7 @@
 """Views of an image: sizes by hand, mirrored scores, padding that changes nothing it should not."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ def random_images(*shape):
 
 def made(image, sizes, input_sizes=None, always_resize=False, **options):
   input_sizes = input_sizes or [image.shape[1:3]] * len(image)
-  options = views.ViewOptions(**options)
+  options = dataclasses.replace(views.PLAIN, **options)
   return views.make_views(options, image, input_sizes, sizes, always_resize=always_resize)
 
 
@@ -39,7 +41,7 @@ def test_scales_and_their_mirrored_images_in_order():
     np.testing.assert_array_equal(plain.image[1], resize_image(image[1], *plain.image.shape[1:3]))
     np.testing.assert_array_equal(mirrored.image, plain.image[:, :, ::-1])
     assert plain.extent is None and mirrored.extent is None
-  options = views.ViewOptions(flip=True)
+  options = dataclasses.replace(views.PLAIN, flip=True)
   assert [views.is_mirrored(options, i) for i in range(3)] == [False, True, False]
 
 
@@ -79,5 +81,5 @@ def test_mirrored_taps_read_the_scores_of_a_mirrored_image(width):
 
 
 def test_classes_of_a_mirrored_image_by_hand():
-  options = views.ViewOptions(flip=True, flip_pairs=((1, 3), (2, 4)))
+  options = dataclasses.replace(views.PLAIN, flip=True, flip_pairs=((1, 3), (2, 4)))
   assert views.class_order(options, 6) == [0, 3, 4, 1, 2, 5]

@@ -11,8 +11,9 @@ import pytest
 from ltss_jax import architectures, checkpoint, mesh as mesh_lib, train_step
 from ltss_jax.losses import class_losses
 from ltss_jax.models import deeplabv3plus
+from tests import recipes
 
-SMALL = deeplabv3plus.DeepLabV3PlusConfig(
+SMALL = recipes.deeplabv3plus_of(
   num_classes=5,
   backbone="resnet_small",
   aspp_channels=16,
@@ -29,7 +30,7 @@ def architecture(name="seesaw", config=SMALL, **options):
     config,
     hard_pixel_fraction=0.2,
     ignore_label=IGNORED,
-    class_loss=class_losses.make_class_loss(name, counts=COUNTS),
+    class_loss=recipes.class_loss(name, counts=COUNTS),
     **options,
   )
 
@@ -49,7 +50,7 @@ def literal_seesaw(logits, label, counts, p, q):
   for j in range(len(logits)):
     if counts[j] < counts[label]:
       factor[j] *= (max(counts[j], 1) / max(counts[label], 1)) ** p
-    if probability[j] > probability[label]:
+    if probability[j] > max(probability[label], 0.01):
       factor[j] *= (probability[j] / max(probability[label], 0.01)) ** q
   scaled = factor * np.exp(logits - logits.max())
   scaled /= scaled.sum()
@@ -140,7 +141,7 @@ def test_counts_are_of_the_global_batch_on_any_number_of_devices(fresh_state):
 def accumulating():
   """(mesh, step in two parts, batch)."""
   mesh = mesh_lib.data_mesh(jax.devices()[:1])
-  options = dict(seed=0, log_every_steps=1, grad_accumulation=2)
+  options = dict(seed=0, log_every_steps=1, max_nonfinite_steps=0, grad_accumulation=2)
   step = train_step.make_train_step(architecture(), TRANSFORM, mesh, **options)
   image = np.random.default_rng(1).uniform(0, 255, (4, 16, 16, 3)).astype(np.float32)
   batch = mesh_lib.put_batch({"image": image, "label": labels(0, batch=4)}, mesh)

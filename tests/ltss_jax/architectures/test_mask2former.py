@@ -17,27 +17,30 @@ from ltss_jax import (
   optimizer,
   train_step,
 )
-from ltss_jax.losses import mask_criterion
-from ltss_jax.losses.class_losses import ClassLoss
-from ltss_jax.models import backbones, mask2former
+from ltss_jax.models import mask2former
+from tests import recipes
 
 NUM_CLASSES = 5
 
 
+OPTIONS = dict(seed=0, log_every_steps=1, max_nonfinite_steps=0)
+
+
 def small_config(**fields):
-  backbone = backbones.BackboneConfig("resnet_small", norm="batch_norm")
+  backbone = recipes.backbone("resnet_small", norm="batch_norm")
   shape = dict(channels=32, num_queries=12, encoder_layers=1, decoder_layers=2, num_heads=2)
   widths = dict(encoder_width=32, decoder_width=32)
-  return mask2former.Mask2FormerConfig(NUM_CLASSES, backbone, **(shape | widths | fields))
+  return recipes.mask2former_of(NUM_CLASSES, backbone, **(shape | widths | fields))
 
 
 def architecture(mesh, matcher="scipy", config=None, num_points=128, **fields):
   return architectures.mask2former_architecture(
     config or small_config(),
-    mask_criterion.CriterionConfig(num_points=num_points, matcher=matcher),
+    recipes.criterion(num_points=num_points, matcher=matcher),
     max_targets=4,
     ignore_label=255,
     mesh=mesh,
+    pixel_head_weight=1.0,
     **fields,
   )
 
@@ -74,7 +77,7 @@ def training_step(devices, matcher, **fields):
   """(model, training step that compiles on first use, mesh)."""
   mesh = mesh_lib.data_mesh(jax.devices()[:devices])
   model = architecture(mesh, matcher, small_config(**fields))
-  step = train_step.make_train_step(model, TRANSFORM, mesh, seed=0, log_every_steps=1)
+  step = train_step.make_train_step(model, TRANSFORM, mesh, **OPTIONS)
   return model, step, mesh
 
 
@@ -201,9 +204,9 @@ def test_weight_decay_leaves_out_norms_embeddings_and_position_tables():
   assert model.decays("backbone/blocks/0/attn/rel_pos_h")
 
 
-ALL_METHODS = mask_criterion.CriterionConfig(
+ALL_METHODS = recipes.criterion(
   num_points=128,
-  class_loss=ClassLoss("seesaw"),
+  class_loss=recipes.class_loss("seesaw"),
   query_numbers=(1, 1, 2, 3, 1),
   ignored_pixels="left_out",
   ignore_label=255,
@@ -219,8 +222,9 @@ def with_all_methods(devices):
     max_targets=4,
     ignore_label=255,
     mesh=mesh,
+    pixel_head_weight=1.0,
   )
-  step = train_step.make_train_step(model, TRANSFORM, mesh, seed=0, log_every_steps=1)
+  step = train_step.make_train_step(model, TRANSFORM, mesh, **OPTIONS)
   return mesh, model, step
 
 
@@ -326,10 +330,10 @@ def test_training_may_compute_in_bfloat16_while_prediction_does_not():
 def test_it_overfits_eight_images():
   data, mesh = batch(), mesh_lib.data_mesh(jax.devices()[:1])
   model = architecture(mesh, num_points=512)
-  recipe = optimizer.OptimizerConfig("adamw", 2e-3, 500, weight_decay=0.05, clip_norm=0.1)
+  recipe = recipes.optimizer(learning_rate=2e-3, steps=500, backbone_multiplier=1.0, clip_norm=0.1)
   transform = optimizer.make_optimizer(recipe, model.decays)
   state = train_step.init_state(model, transform, 0, mesh)
-  step = train_step.make_train_step(model, transform, mesh, seed=0, log_every_steps=100)
+  step = train_step.make_train_step(model, transform, mesh, **OPTIONS)
   for _ in range(recipe.steps):
     state, _ = step(state, mesh_lib.put_batch(data, mesh))
   image = architectures.normalize(data["image"])

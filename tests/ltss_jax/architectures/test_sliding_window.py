@@ -25,7 +25,14 @@ def window_architecture():
     )
 
   return architectures.Architecture(
-    NUM_CLASSES, None, None, (), predict=predict, score_blocks=score_blocks, decays=None
+    NUM_CLASSES,
+    None,
+    None,
+    (),
+    predict=predict,
+    score_blocks=score_blocks,
+    decays=None,
+    max_targets=0,
   )
 
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from ltss_jax.losses import class_losses
+from tests import recipes
 
 COUNTS = np.array([900, 40, 3, 0, 12])
 # Every loss but Seesaw, with settings that leave no factor at 1.
 LOSSES = {
-  name: class_losses.make_class_loss(name, counts=COUNTS, tau=1.5, beta=0.99, focal_gamma=1.5)
+  name: recipes.class_loss(name, counts=COUNTS, tau=1.5, beta=0.99, focal_gamma=1.5)
   for name in class_losses.NAMES
   if name != "seesaw"
 }
@@ -39,7 +40,7 @@ def product(loss, logits, label):
 
 def test_cross_entropy_by_hand():
   logits = jnp.log(jnp.array([[1.0, 2, 5], [1, 2, 5]]))
-  value, weight = class_losses.weighted_loss(class_losses.ClassLoss(), logits, jnp.array([0, 2]))
+  value, weight = class_losses.weighted_loss(recipes.CROSS_ENTROPY, logits, jnp.array([0, 2]))
   np.testing.assert_allclose(value, [np.log(8), np.log(8 / 5)], rtol=1e-6)
   np.testing.assert_array_equal(weight, [1, 1])
 
@@ -47,13 +48,13 @@ def test_cross_entropy_by_hand():
 def test_cross_entropy_is_the_textbook_expression_bit_by_bit():
   logits = jax.random.normal(jax.random.key(0), (50, 7)) * 10
   label = jax.random.randint(jax.random.key(1), (50,), 0, 7)
-  value, _ = class_losses.weighted_loss(class_losses.ClassLoss(), logits, label)
+  value, _ = class_losses.weighted_loss(recipes.CROSS_ENTROPY, logits, label)
   picked = jnp.take_along_axis(logits, label[:, None], axis=-1)[:, 0]
   np.testing.assert_array_equal(value, jax.nn.logsumexp(logits, axis=-1) - picked)
 
 
 def test_balanced_softmax_by_hand():
-  loss = class_losses.make_class_loss("balanced_softmax", counts=np.array([8, 1, 1]))
+  loss = recipes.class_loss("balanced_softmax", counts=np.array([8, 1, 1]))
   np.testing.assert_allclose(np.exp(loss.log_prior), [2.4, 0.3, 0.3], rtol=1e-6)
   logits = jnp.log(jnp.array([[1.0, 2, 5], [1, 2, 5]]))
   # Exponentials times the priors: 2.4, 0.6, 1.5, together 4.5.
@@ -63,7 +64,7 @@ def test_balanced_softmax_by_hand():
 
 
 def test_logit_adjustment_by_hand():
-  loss = class_losses.make_class_loss("logit_adjustment", counts=np.array([8, 1, 1]), tau=2.0)
+  loss = recipes.class_loss("logit_adjustment", counts=np.array([8, 1, 1]), tau=2.0)
   logits = jnp.log(jnp.array([1.0, 2, 5]))
   # Times the squared priors: 5.76, 0.18, 0.45, together 6.39.
   value, _ = class_losses.weighted_loss(loss, logits, jnp.array(2))
@@ -72,7 +73,7 @@ def test_logit_adjustment_by_hand():
 
 def test_class_balanced_by_hand():
   # Effective numbers / (1 - beta): 1/2, 3/4, 7/8; inverse 42, 28, 24 (/ 21), mean 94/3.
-  loss = class_losses.make_class_loss("class_balanced", counts=np.array([1, 2, 3]), beta=0.5)
+  loss = recipes.class_loss("class_balanced", counts=np.array([1, 2, 3]), beta=0.5)
   np.testing.assert_allclose(loss.class_weights, [63 / 47, 42 / 47, 36 / 47], rtol=1e-6)
   logits = jnp.log(jnp.array([1.0, 2, 5]))
   value, weight = class_losses.weighted_loss(loss, logits, jnp.array(1))
@@ -80,18 +81,18 @@ def test_class_balanced_by_hand():
 
 
 def test_focal_by_hand():
-  loss = class_losses.make_class_loss("focal", focal_gamma=2.0)
+  loss = recipes.class_loss("focal", focal_gamma=2.0)
   value, _ = class_losses.weighted_loss(loss, jnp.log(jnp.array([1.0, 2, 5])), jnp.array(0))
   np.testing.assert_allclose(value, (7 / 8) ** 2 * np.log(8), rtol=1e-6)
 
 
 def test_no_object_has_the_average_prior_and_the_weight_1():
   logits = jnp.log(jnp.array([1.0, 2, 5, 2]))
-  loss = class_losses.make_class_loss("balanced_softmax", counts=np.array([8, 1, 1]))
+  loss = recipes.class_loss("balanced_softmax", counts=np.array([8, 1, 1]))
   # 2.4, 0.6, 1.5, and 2 as it is: together 6.5.
   value, _ = class_losses.weighted_loss(loss, logits, jnp.array(3))
   np.testing.assert_allclose(value, np.log(6.5 / 2), rtol=1e-6)
-  loss = class_losses.make_class_loss("class_balanced", counts=np.array([1, 2, 3]), beta=0.5)
+  loss = recipes.class_loss("class_balanced", counts=np.array([1, 2, 3]), beta=0.5)
   assert class_losses.weighted_loss(loss, logits, jnp.array(3))[1] == 1
 
 
@@ -129,7 +130,7 @@ def test_bfloat16_logits_are_computed_in_float32(name):
 @every_loss
 def test_certain_answers_right_and_wrong_are_finite_and_not_negative(name):
   logits = jnp.array([[200.0, 0, 0, 0, 0], [0, 0, 0, 200.0, 0], [0, 0, 0, 0, 0]])
-  for loss in (LOSSES[name], class_losses.make_class_loss(name, counts=COUNTS, focal_gamma=0.5)):
+  for loss in (LOSSES[name], recipes.class_loss(name, counts=COUNTS, focal_gamma=0.5)):
     for label in range(5):
       chosen = jnp.full(3, label)
       value, gradient = jax.value_and_grad(lambda x: product(loss, x, chosen).sum())(logits)  # noqa: B023
@@ -140,8 +141,8 @@ def test_certain_answers_right_and_wrong_are_finite_and_not_negative(name):
 
 @pytest.mark.parametrize("name", ["class_balanced", "balanced_softmax", "logit_adjustment"])
 def test_a_class_without_samples_is_as_rare_as_the_rarest(name):
-  with_zero = class_losses.make_class_loss(name, counts=np.array([50, 0, 4]))
-  with_least = class_losses.make_class_loss(name, counts=np.array([50, 4, 4]))
+  with_zero = recipes.class_loss(name, counts=np.array([50, 0, 4]))
+  with_least = recipes.class_loss(name, counts=np.array([50, 4, 4]))
   for field in ("log_prior", "class_weights"):
     a, b = getattr(with_zero, field), getattr(with_least, field)
     assert (a is None) == (b is None)
@@ -153,9 +154,9 @@ def test_a_class_without_samples_is_as_rare_as_the_rarest(name):
 @pytest.mark.parametrize("counts", [np.zeros(4), np.full(4, 7)])
 def test_equal_or_no_counts_are_the_cross_entropy(counts):
   logits, label = jax.random.normal(jax.random.key(0), (9, 4)), jnp.arange(9) % 4
-  expected = product(class_losses.ClassLoss(), logits, label)
+  expected = product(recipes.CROSS_ENTROPY, logits, label)
   for name in ("class_balanced", "balanced_softmax", "logit_adjustment"):
-    loss = class_losses.make_class_loss(name, counts=counts)
+    loss = recipes.class_loss(name, counts=counts)
     np.testing.assert_allclose(product(loss, logits, label), expected, rtol=1e-6)
 
 
@@ -170,21 +171,35 @@ def test_limits_of_the_class_balanced_weights():
 
 def test_focal_with_gamma_0_is_the_cross_entropy():
   logits, label = jax.random.normal(jax.random.key(0), (9, 4)), jnp.arange(9) % 4
-  loss = class_losses.make_class_loss("focal", focal_gamma=0.0)
-  expected = product(class_losses.ClassLoss(), logits, label)
+  loss = recipes.class_loss("focal", focal_gamma=0.0)
+  expected = product(recipes.CROSS_ENTROPY, logits, label)
   np.testing.assert_array_equal(product(loss, logits, label), expected)
+
+
+def test_a_loss_has_only_what_it_needs():
+  loss = recipes.class_loss("logit_adjustment", counts=COUNTS, tau=0.5)
+  assert loss.tau == 0.5 and loss.log_prior is not None
+  others = (loss.class_weights, loss.focal_gamma, loss.seesaw_p, loss.seesaw_q)
+  assert others == (None, None, None, None)
 
 
 def test_errors_name_the_value():
   with pytest.raises(ValueError, match="class_loss is 'ohem'; it must be one of cross_entropy"):
-    class_losses.make_class_loss("ohem")
+    recipes.class_loss("ohem")
   with pytest.raises(ValueError, match="class_loss 'balanced_softmax' needs the class counts"):
-    class_losses.make_class_loss("balanced_softmax")
+    recipes.class_loss("balanced_softmax")
   with pytest.raises(ValueError, match="class_balanced_beta is 1"):
-    class_losses.make_class_loss("class_balanced", counts=COUNTS, beta=1.0)
+    recipes.class_loss("class_balanced", counts=COUNTS, beta=1.0)
+  for name in ("class_balanced", "logit_adjustment", "focal", "seesaw"):
+    with pytest.raises(
+      ValueError, match=f"class_loss '{name}' needs (beta|tau|focal_gamma|seesaw_p and)"
+    ):
+      class_losses.make_class_loss(name, counts=COUNTS)
+  with pytest.raises(ValueError, match="class_loss 'focal' needs focal_gamma"):
+    class_losses.ClassLoss("focal", tau=1.0)
   with pytest.raises(ValueError, match="counts must be a vector .* not negative"):
     class_losses.log_prior(np.array([1, -1]))
   with pytest.raises(ValueError, match="7 outputs, but the class loss was made for 5 classes"):
     product(LOSSES["class_balanced"], jnp.zeros((1, 7)), jnp.zeros(1, int))
   with pytest.raises(ValueError, match="seesaw.seesaw_loss"):
-    product(class_losses.make_class_loss("seesaw"), jnp.zeros((1, 5)), jnp.zeros(1, int))
+    product(recipes.class_loss("seesaw"), jnp.zeros((1, 5)), jnp.zeros(1, int))

@@ -13,13 +13,13 @@ from jax.sharding import AxisType, PartitionSpec
 
 from ltss_jax.losses.class_losses import ClassLoss
 from ltss_jax.losses.mask_criterion import (
-  CriterionConfig,
   Targets,
   criterion_sums,
   running_counts,
   seesaw_losses,
   total_loss,
 )
+from tests import recipes
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
 sys.path.insert(0, str(GOLDEN))
@@ -194,7 +194,7 @@ def memory(num_targets, size):
   )
 
   def value(class_logits, mask_logits, targets, keys):
-    config = CriterionConfig()
+    config = recipes.criterion()
     return total_loss(
       config, criterion_sums(config, class_logits, mask_logits, targets, keys, 847)
     )[0]
@@ -231,7 +231,7 @@ def test_memory_does_not_grow_with_target_masks():
 )
 def test_impossible_settings_are_refused(field, value, words):
   with pytest.raises(ValueError, match=words):
-    CriterionConfig(**{field: value})
+    recipes.criterion(**{field: value})
 
 
 def test_ignored_pixels_that_are_left_out_do_not_matter(four_images):
@@ -285,7 +285,7 @@ def test_rare_targets_get_several_queries_and_count_once(four_images):
   "classes,numbers,columns", [(3, (1, 5, 2, 90), 8 + 5 + 2), (9, (3, 1), 4), (9, None, 9)]
 )
 def test_columns_hold_whatever_can_occur(classes, numbers, columns):
-  config = CriterionConfig(query_numbers=numbers)
+  config = recipes.criterion(query_numbers=numbers)
   assert config.num_columns(num_queries=8, num_targets=classes) == columns
 
 
@@ -296,7 +296,7 @@ def test_counts_grow_from_the_final_prediction_on():
 
 
 def test_the_seesaw_term_by_hand():
-  config = CriterionConfig(class_loss=ClassLoss("seesaw", seesaw_p=1.0, seesaw_q=1.0))
+  config = recipes.criterion(class_loss=ClassLoss("seesaw", seesaw_p=1.0, seesaw_q=1.0))
   classes = np.log(np.float32([1, 4, 3]))
   logits = np.array([[[[*classes, 0, np.log(3)], [*classes, np.log(3), 0]]]], np.float32)
   label = np.array([[[0, 3]]])  # the second query has no target

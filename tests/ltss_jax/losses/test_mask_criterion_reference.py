@@ -12,7 +12,8 @@ import pytest
 import scipy.optimize
 
 from ltss_jax.losses import class_losses, mask_criterion, points
-from ltss_jax.losses.mask_criterion import CriterionConfig, Targets
+from ltss_jax.losses.mask_criterion import Targets
+from tests import recipes
 
 IGNORED, NUM_CLASSES = 255, 6
 PREDICTIONS, IMAGES, QUERIES, TARGETS = 3, 2, 8, 5
@@ -27,7 +28,7 @@ def make_config(name, **fields):
   )
   numbers = (1, 3, 2, 9, 1, 4)
   fields |= dict(num_points=40, class_loss=loss, query_numbers=numbers, ignore_label=IGNORED)
-  return CriterionConfig(**fields)
+  return recipes.criterion(**fields)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -134,8 +135,7 @@ def seesaw_factors(loss, logits, i, counts):
   for j in range(NUM_CLASSES):
     if n[j] < n[i]:
       factor[j] *= (n[j] / n[i]) ** loss.seesaw_p
-    if p[j] > p[i]:
-      factor[j] *= (p[j] / max(p[i], 0.01)) ** loss.seesaw_q
+    factor[j] *= max(p[j] / max(p[i], 0.01), 1) ** loss.seesaw_q
   return factor
 
 

@@ -8,6 +8,7 @@ from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ltss_jax.losses import class_losses, pixel
+from tests import recipes
 
 
 def test_cross_entropy_by_hand():
@@ -70,7 +71,7 @@ COUNTS = np.array([5000, 70, 3, 0])
 
 @every_loss
 def test_ignored_pixels_count_for_nothing_in_any_loss(name):
-  loss = class_losses.make_class_loss(name, counts=COUNTS)
+  loss = recipes.class_loss(name, counts=COUNTS)
   logits = jax.random.normal(jax.random.key(0), (2, 3, 3, 4))
   label = jnp.array([0, 1, 2, 3, 255, 255, 0, 1, 2] * 2, jnp.uint8).reshape(2, 3, 3)
 
@@ -89,7 +90,7 @@ def test_ignored_pixels_count_for_nothing_in_any_loss(name):
 
 @every_loss
 def test_hard_pixel_mining_stands_on_every_loss(name):
-  loss = class_losses.make_class_loss(name, counts=COUNTS)
+  loss = recipes.class_loss(name, counts=COUNTS)
   # Certain answers as well: their loss is 0, which mining must not take for negative.
   logits = 30 * jax.random.normal(jax.random.key(0), (200, 4))
   label = jax.random.randint(jax.random.key(1), (200,), 0, 4)
@@ -99,9 +100,26 @@ def test_hard_pixel_mining_stands_on_every_loss(name):
   np.testing.assert_allclose(hard_pixel_mean(values, 0.2), expected, rtol=1e-5)  # 40 float32
 
 
+@every_loss
+def test_losses_say_whether_they_favour_rare_classes(name):
+  """One that does pulls a rare class up more than a frequent one, from equal logits."""
+  loss = recipes.class_loss(name, counts=COUNTS)
+  frequent, rare = (
+    jax.grad(lambda x: pixel.class_loss(loss, x, label, 255, jnp.asarray(COUNTS)).sum())(  # noqa: B023
+      jnp.zeros((1, 4))
+    )[0, label[0]]
+    for label in (jnp.array([0]), jnp.array([2]))
+  )
+  assert frequent < 0
+  if loss.favours_rare_classes:
+    assert rare < 1.05 * frequent
+  else:
+    np.testing.assert_allclose(rare, frequent, rtol=1e-6)
+
+
 def test_seesaw_needs_counts():
   with pytest.raises(ValueError, match="needs `counts`"):
-    pixel.class_loss(class_losses.make_class_loss("seesaw"), jnp.zeros((1, 2)), jnp.zeros(1), 255)
+    pixel.class_loss(recipes.class_loss("seesaw"), jnp.zeros((1, 2)), jnp.zeros(1), 255)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])

@@ -19,8 +19,9 @@ def reference_factors(logits, label, counts, p=P, q=Q):
     n_j, n_i = max(counts[j], 1), max(counts[label], 1)
     if n_j < n_i:
       factors[j] *= (n_j / n_i) ** p
-    if probability[j] > probability[label]:
-      factors[j] *= (probability[j] / max(probability[label], 0.01)) ** q
+    ratio = probability[j] / max(probability[label], 0.01)
+    if ratio > 1:
+      factors[j] *= ratio**q
   return factors
 
 
@@ -62,6 +63,35 @@ def test_by_hand():
   np.testing.assert_allclose(np.exp(factors), [1, 1, 3], rtol=1e-5)  # float32 logarithms
   loss = seesaw.seesaw_loss(jnp.array(logits), jnp.array(0), jnp.array(counts), 1.0, 1.0)
   np.testing.assert_allclose(loss, np.log(1 + 4 + 9), rtol=1e-6)
+
+
+def test_the_floor_by_hand():
+  # p = (0.1, 0.4, 2, 97.5) %, label 0, so the floor of 1 % stands for p_i. The ratio of class 1 is
+  # 0.4 and no factor, although p_1 > p_0; those of the others are 2 and 97.5.
+  logits = np.log([1.0, 4.0, 20.0, 975.0])
+  factors = seesaw.log_factors(jnp.array(logits), jnp.array(0), jnp.zeros(4), 1.0, 1.0)
+  np.testing.assert_allclose(np.exp(factors), [1, 1, 2, 97.5], rtol=1e-5)  # float32 logarithms
+  loss = seesaw.seesaw_loss(jnp.array(logits), jnp.array(0), jnp.zeros(4), 1.0, 1.0)
+  np.testing.assert_allclose(loss, np.log(1 + 4 + 2 * 20 + 97.5 * 975), rtol=1e-6)
+
+
+def test_many_classes_and_small_logits_equal_the_definition():
+  """At the start of a training hardly a class of 847 has a probability of 1 %."""
+  rng = np.random.default_rng(2)
+  logits = 0.3 * rng.standard_normal((12, 847)).astype(np.float32)
+  logits[6:, :2] += [6, 7]  # half of the samples have two wrong answers that are compensated
+  label, counts = rng.integers(2, 847, 12), np.zeros(847)
+  value, gradient = jax.value_and_grad(lambda x: seesaw.seesaw_loss(x, label, counts, 0, Q).sum())(
+    logits
+  )
+  expected = [reference(row, i, counts, 0, Q) for row, i in zip(logits, label, strict=True)]
+  # Round-off of float32 sums of 847 exponentials.
+  np.testing.assert_allclose(value, sum(loss for loss, _ in expected), rtol=1e-5)
+  np.testing.assert_allclose(gradient, [g for _, g in expected], atol=2e-6)
+  # Nothing to compensate for and no counts: the cross-entropy.
+  plain = jax.nn.logsumexp(logits[:6], axis=-1) - logits[np.arange(6), label[:6]]
+  found = seesaw.seesaw_loss(logits[:6], label[:6], counts, 0, Q)
+  np.testing.assert_allclose(found, plain, rtol=1e-6)
 
 
 def test_without_exponents_it_is_cross_entropy():

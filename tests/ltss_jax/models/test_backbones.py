@@ -9,18 +9,19 @@ import pytest
 from flax import nnx
 
 from ltss_jax.models import backbones, functional, swin, vit
+from tests import recipes
 
 SMALL = ("resnet_small", "swin_mini", "vit_mini")
 
 
 def model(name, **changes):
-  config = backbones.BackboneConfig(name, **changes)
+  config = recipes.backbone(name, **changes)
   return functional.functional(lambda rngs: backbones.build(config, rngs=rngs))
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_features_lie_at_strides_4_to_32_and_have_the_stated_channels(name):
-  config = backbones.BackboneConfig(name)
+  config = recipes.backbone(name)
   module = nnx.eval_shape(lambda: backbones.build(config, rngs=nnx.Rngs(0)))
   net = model(name)
   abstract = jax.eval_shape(net.init, jax.random.key(0))
@@ -49,7 +50,7 @@ def test_bfloat16_features_of_transformers_are_float32(name, remat):
 
 def test_published_rates_of_stochastic_depth_rise_linearly():
   def rates(name, **changes):
-    config = backbones.BackboneConfig(name, **changes)
+    config = recipes.backbone(name, **changes)
     return nnx.eval_shape(lambda: backbones.build(config, rngs=nnx.Rngs(0))).drop_paths
 
   np.testing.assert_allclose(rates("swin_mini"), np.linspace(0, 0.3, 6))
@@ -122,4 +123,4 @@ def test_stochastic_depth_in_training_and_remat(name):
 )
 def test_values_that_are_not_offered_are_refused(config, message):
   with pytest.raises(ValueError, match=message):
-    backbones.build(backbones.BackboneConfig(**config), rngs=nnx.Rngs(0))
+    backbones.build(recipes.backbone(**config), rngs=nnx.Rngs(0))

@@ -12,6 +12,7 @@ from flax import nnx
 from ltss_jax import architectures
 from ltss_jax.models import deeplabv3plus, functional
 from ltss_jax.weights import official
+from tests import recipes
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
 sys.path.insert(0, str(GOLDEN))
@@ -30,7 +31,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def resnet50():
-  config = deeplabv3plus.DeepLabV3PlusConfig(num_classes=171)
+  config = recipes.deeplabv3plus_of(num_classes=171)
   return functional.functional(lambda rngs: deeplabv3plus.DeepLabV3Plus(config, rngs=rngs))
 
 
@@ -46,7 +47,7 @@ def channel_first(x):
 
 
 def test_backbone_equals_the_published_one(golden, images, official_weights):
-  config = deeplabv3plus.DeepLabV3PlusConfig(num_classes=171)
+  config = recipes.deeplabv3plus_of(num_classes=171)
   build = lambda: deeplabv3plus.DeepLabV3Plus(config, rngs=nnx.Rngs(0))  # noqa: E731
   graphdef, _, _ = nnx.split(nnx.eval_shape(build), nnx.Param, nnx.BatchStat)
   model = nnx.merge(graphdef, *official_weights)
@@ -92,7 +93,7 @@ def test_loading_lists_missing_extra_and_misshapen_names(resnet50):
 
 
 def small(**changes):
-  config = deeplabv3plus.DeepLabV3PlusConfig(
+  config = recipes.deeplabv3plus_of(
     num_classes=5,
     backbone="resnet_small",
     aspp_channels=16,
@@ -117,7 +118,7 @@ def test_odd_sizes_are_upsampled_by_four_and_cut():
 
 def test_windowed_pooling_applies_to_multiples_of_the_window_only():
   x = jax.random.normal(jax.random.key(0), (1, 8, 16, 256))
-  config = deeplabv3plus.DeepLabV3PlusConfig(num_classes=5, pooling_window=8)
+  config = recipes.deeplabv3plus_of(num_classes=5, pooling_window=8)
   aspp = deeplabv3plus.Aspp(256, config, nnx.Rngs(0))
   pooled = aspp.pool(x)
   assert pooled.shape == (1, 1, 9, 256)
@@ -157,7 +158,7 @@ def test_bfloat16_keeps_parameters_and_logits_in_float32():
 
 
 def test_resnet101_and_initialisers():
-  config = deeplabv3plus.DeepLabV3PlusConfig(num_classes=3, backbone="resnet101")
+  config = recipes.deeplabv3plus_of(num_classes=3, backbone="resnet101")
   model = functional.functional(lambda rngs: deeplabv3plus.DeepLabV3Plus(config, rngs=rngs))
   params, _ = jax.eval_shape(model.init, jax.random.key(0))
   assert len(params["backbone"]["res4"]) == 23

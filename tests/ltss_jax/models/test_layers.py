@@ -36,10 +36,39 @@ def test_conv_norm_updates_running_averages_with_momentum_09():
   out = layer(x, train=True)
   np.testing.assert_allclose(out.mean((0, 1, 2)), np.zeros(4), atol=1e-5)
   np.testing.assert_allclose(layer.norm.mean[...], 0.1 * y.mean((0, 1, 2)), rtol=1e-5)
-  np.testing.assert_allclose(layer.norm.var[...], 0.9 + 0.1 * y.var((0, 1, 2)), rtol=1e-4)
+  np.testing.assert_allclose(layer.norm.var[...], 0.9 + 0.1 * y.var((0, 1, 2), ddof=1), rtol=1e-4)
   inference = layer(x, train=False)
   expected = (y - layer.norm.mean[...]) / jnp.sqrt(layer.norm.var[...] + 1e-5)
   np.testing.assert_allclose(inference, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_running_variance_is_unbiased_and_normalisation_is_not():
+  # Of 1, 3, 5, 7 the mean is 4, the variance 20 / 4 = 5, and without bias 20 / 3.
+  x = jnp.array([1.0, 3, 5, 7]).reshape(2, 1, 2, 1)
+  norm = layers.BatchNorm(1, dtype=jnp.float32, rngs=nnx.Rngs(0))
+  out = norm(x, train=True)
+  np.testing.assert_allclose(out, (x - 4) / np.sqrt(5 + 1e-5), rtol=1e-6)
+  np.testing.assert_allclose(norm.mean[...], [0.1 * 4], rtol=1e-6)
+  np.testing.assert_allclose(norm.var[...], [0.9 + 0.1 * 20 / 3], rtol=1e-6)
+  norm(x[:1, :, :1], train=False)  # a single value of each channel is no matter here ...
+  with pytest.raises(ValueError, match=r"one value of each channel .*\(1, 1, 1, 1\).*larger batch"):
+    norm(x[:1, :, :1], train=True)  # ... and has no variance here
+
+
+def test_batch_norm_is_torchs_over_steps():
+  torch = pytest.importorskip("torch")
+  judge = torch.nn.BatchNorm2d(3)
+  norm = layers.BatchNorm(3, dtype=jnp.float32, rngs=nnx.Rngs(0))
+  for step, shape in enumerate([(2, 1, 1, 3), (1, 2, 3, 3), (4, 2, 2, 3)]):
+    x = 5 + 3 * np.asarray(jax.random.normal(jax.random.key(step), shape))
+    expected = judge(torch.from_numpy(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    # Flax takes E[x^2] - E[x]^2, which here cancels one of float32's seven digits.
+    np.testing.assert_allclose(norm(x, train=True), expected.detach(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(norm.mean[...], judge.running_mean, rtol=1e-5)
+    np.testing.assert_allclose(norm.var[...], judge.running_var, rtol=1e-5)
+  judge.eval()
+  expected = judge(torch.from_numpy(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+  np.testing.assert_allclose(norm(x, train=False), expected.detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_frozen_batch_norm_is_batch_norm_with_constant_statistics():

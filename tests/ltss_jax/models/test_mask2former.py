@@ -11,7 +11,6 @@ from flax import nnx
 
 from ltss_jax import architectures
 from ltss_jax.models import (
-  backbones,
   functional,
   mask2former,
   pixel_decoder,
@@ -19,12 +18,13 @@ from ltss_jax.models import (
   transformer_decoder,
 )
 from ltss_jax.weights import official
+from tests import recipes
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
 sys.path.insert(0, str(GOLDEN))
 import official_parameters  # noqa: E402
 
-RESNET50 = mask2former.Mask2FormerConfig(171, backbones.BackboneConfig("resnet50"))
+RESNET50 = recipes.mask2former_of(171, recipes.backbone("resnet50"))
 
 
 @pytest.fixture(scope="module")
@@ -183,8 +183,8 @@ def test_remat_and_bfloat16_change_nothing_but_rounding():
   image = jax.random.normal(jax.random.key(1), (1, 64, 64, 3))
 
   def run(dtype="float32", remat=False):
-    backbone = backbones.BackboneConfig("resnet_small", dtype=dtype, remat=remat)
-    config = mask2former.Mask2FormerConfig(7, backbone, dtype=dtype, remat=remat, **small)
+    backbone = recipes.backbone("resnet_small", dtype=dtype, remat=remat)
+    config = recipes.mask2former_of(7, backbone, dtype=dtype, remat=remat, **small)
     model = mask2former.functions(config)
     params, stats = model.init(jax.random.key(0))
 

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from ltss_jax.models import backbones, mask2former
+from ltss_jax.models import mask2former
 from ltss_jax.weights import huggingface, official
+from tests import recipes
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
 sys.path.insert(0, str(GOLDEN))
@@ -21,9 +22,9 @@ CLOSE = dict(atol=5e-4, rtol=1e-5)
 
 def ours(backbone, names):
   """(class logits [4, Q, C + 1], last mask logits [Q, h, w]) with the judge's weights."""
-  config = mask2former.Mask2FormerConfig(
+  config = recipes.mask2former_of(
     judge.NUM_CLASSES,
-    backbones.BackboneConfig(backbone),
+    recipes.backbone(backbone),
     num_queries=judge.NUM_QUERIES,
     encoder_layers=2,
     decoder_layers=3,

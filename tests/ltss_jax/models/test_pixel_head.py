@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ltss_jax.models import backbones, mask2former, pixel_head
+from ltss_jax.models import mask2former, pixel_head
+from tests import recipes
 
-SMALL = mask2former.Mask2FormerConfig(
+SMALL = recipes.mask2former_of(
   7,
-  backbones.BackboneConfig("resnet_small", dtype="bfloat16"),
+  recipes.backbone("resnet_small", dtype="bfloat16"),
   channels=32,
   num_queries=5,
   encoder_layers=1,

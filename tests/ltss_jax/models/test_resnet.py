@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from ltss_jax.models import backbones, functional
+from tests import recipes
 
 
 def model(name="resnet_small", **changes):
-  config = backbones.BackboneConfig(name, **changes)
+  config = recipes.backbone(name, **changes)
   return functional.functional(lambda rngs: backbones.build(config, rngs=rngs))
 
 

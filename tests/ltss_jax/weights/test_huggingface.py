@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ltss_jax.models import backbones, mask2former
+from ltss_jax.models import mask2former
 from ltss_jax.weights import huggingface, names, official, trees
 from ltss_jax.weights.report import Report
+from tests import recipes
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
 NAMES = json.loads((GOLDEN / "huggingface_names.json").read_text())
@@ -20,9 +21,9 @@ BACKBONES = {"swin": "swin_mini", "swin_in_memory": "swin_mini", "resnet": "resn
 
 def abstract(backbone):
   """(params, stats) of the small models' counterpart, as shapes."""
-  config = mask2former.Mask2FormerConfig(
+  config = recipes.mask2former_of(
     num_classes=5,
-    backbone=backbones.BackboneConfig(backbone),
+    backbone=recipes.backbone(backbone),
     channels=32,
     num_queries=3,
     encoder_layers=1,

@@ -7,11 +7,12 @@ from flax import nnx
 from ltss_jax.models import backbones
 from ltss_jax.weights import imagenet, names, official, trees
 from ltss_jax.weights.report import Report
+from tests import recipes
 
 
 def abstract(backbone):
   """(params, stats) of a backbone within a model, as shapes."""
-  config = backbones.BackboneConfig(backbone)
+  config = recipes.backbone(backbone)
   module = nnx.eval_shape(lambda: backbones.build(config, rngs=nnx.Rngs(0)))
   _, params, stats = nnx.split(module, nnx.Param, nnx.BatchStat)
   return {"backbone": nnx.to_pure_dict(params)}, {"backbone": nnx.to_pure_dict(stats)}

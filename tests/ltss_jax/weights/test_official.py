@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ltss_jax.models import backbones, deeplabv3plus, mask2former
+from ltss_jax.models import deeplabv3plus, mask2former
 from ltss_jax.weights import names, official, readers, trees
 from ltss_jax.weights.report import Report
+from tests import recipes
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
 sys.path.insert(0, str(GOLDEN))
@@ -33,10 +34,10 @@ def abstract(model):
 
   def build():
     if model == "deeplabv3plus":
-      config = deeplabv3plus.DeepLabV3PlusConfig(171)
+      config = recipes.deeplabv3plus_of(171)
       return deeplabv3plus.DeepLabV3Plus(config, rngs=nnx.Rngs(0))
     num_classes = 171 if model == "resnet50" else 150
-    config = mask2former.Mask2FormerConfig(num_classes, backbones.BackboneConfig(model))
+    config = recipes.mask2former_of(num_classes, recipes.backbone(model))
     return mask2former.Mask2Former(config, rngs=nnx.Rngs(0))
 
   _, params, stats = nnx.split(nnx.eval_shape(build), nnx.Param, nnx.BatchStat)
