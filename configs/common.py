@@ -186,7 +186,9 @@ def _optimizer() -> dict:
     "weight_decay": 0.05,  # 0 on normalisation layers and embeddings
     "backbone_multiplier": 0.1,  # learning rate of the backbone, relative
     "clip_norm": 0.01,  # largest norm of the gradient of the whole model; 0: not clipped
-    "poly_power": 0.9,  # of the schedule learning_rate * (1 - step / steps)^poly_power
+    # Of the schedule learning_rate * (1 - step / steps)^poly_power; 0: constant, so that a finished
+    # run can be made longer.
+    "poly_power": 0.9,
     # W, updates over which the rate rises linearly from 1 / W of the schedule's, in the first one,
     # to all of it, in the one after them; 0: no warm-up.
     "warmup_steps": 0,

@@ -163,7 +163,7 @@ RANGES = {
   "optimizer.weight_decay": Range(0),
   "optimizer.backbone_multiplier": Range(0),
   "optimizer.clip_norm": Range(0),
-  "optimizer.poly_power": _POSITIVE,
+  "optimizer.poly_power": _WEIGHT,
   "optimizer.warmup_steps": _COUNT_OR_0,
   "train.steps": _COUNT_OR_0,
   "train.grad_accumulation": _COUNT,

@@ -1,6 +1,7 @@
 """config.json of a workdir: what a run is, and the guard against mixing two runs."""
 
 import json
+import math
 from typing import Any
 
 import ml_collections
@@ -115,6 +116,8 @@ def check(
 ) -> None:
   """Compares a config with the one that a workdir's checkpoints were trained with.
 
+  A run of constant learning rate (`optimizer.poly_power` 0) may have more steps than before.
+
   Args:
     workdir: of the run; without a config.json there is nothing to compare.
     config: resolved config of this process.
@@ -143,12 +146,32 @@ def check(
     for field in sorted(saved.keys() | now.keys())
     if compared(field) and saved.get(field) != now.get(field)
   ]
+  grows = not evaluating and now["train.steps"] > saved.get("train.steps", math.inf)
+  if grows and now["optimizer.poly_power"] == 0:  # Its rates do not follow from its length.
+    different = [line for line in different if not line.startswith("  config.train.steps:")]
   if different:
+    advice = "Use another --workdir, or the config of that run."
+    if grows:
+      advice += (
+        f" Its learning rate falls to 0 over config.train.steps={saved['train.steps']}, so that it"
+        " cannot go on: to train longer, start from its weights with"
+        f" --config.init.checkpoint={workdir}"
+      )
     raise ValueError(
-      f"{workdir} holds a run of another config:\n"
-      + "\n".join(different)
-      + "\nUse another --workdir, or the config of that run."
+      f"{workdir} holds a run of another config:\n" + "\n".join(different) + f"\n{advice}"
     )
+
+
+def note_growth(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
+  """Writes config.json anew where a run that `check` lets go on is to have more steps.
+
+  Args:
+    workdir: of the run.
+    config: resolved config of this process.
+  """
+  saved = read(workdir)
+  if saved is not None and saved["train"]["steps"] < config.train.steps:
+    write(workdir, config)
 
 
 def _has_pooling_window(config: ml_collections.ConfigDict) -> bool:

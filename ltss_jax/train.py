@@ -102,6 +102,8 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[st
     if saved.steps:  # What an aborted attempt left without a checkpoint is no run yet.
       run_config.check(workdir, config)
       run_data.check(workdir, dataset)
+      if jax.process_index() == 0:
+        run_config.note_growth(workdir, config)
     evaluation = evaluation_run.EvaluationRun(config, dataset, workdir)
     finished = _train(config, dataset, mesh, workdir, saved, evaluation)
   if not finished or jax.process_index() > 0:

@@ -241,6 +241,18 @@ def test_a_damaged_checkpoint_is_refused_and_training_goes_back_to_the_one_befor
   assert_same_run(workdir, reference[0])
 
 
+def test_a_finished_run_of_constant_rate_is_made_longer(folder, data_dir, tmp_path):
+  constant = ("--config.optimizer.poly_power=0", "--config.eval.every_steps=4")
+  assert run(folder, data_dir, tmp_path / "at once", *constant).returncode == 0
+  longer = tmp_path / "longer"
+  assert run(folder, data_dir, longer, *constant, "--config.train.steps=8").returncode == 0
+  process = run(folder, data_dir, longer, *constant)
+  assert process.returncode == 0 and "Continuing from step 8" in process.stderr, process.stderr
+  assert_same_run(longer, tmp_path / "at once")
+  config = json.loads((longer / "config.json").read_text())
+  assert config["train"]["steps"] == NUM_STEPS
+
+
 def wait_for_line(process, text):
   for line in process.stdout:
     if text in line:

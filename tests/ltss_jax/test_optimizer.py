@@ -42,6 +42,13 @@ def test_poly_schedule_ends_at_zero():
   )
 
 
+def test_poly_schedule_of_power_0_is_constant_and_does_not_depend_on_the_steps():
+  for steps in (10, 20):
+    rate = optimizer.learning_rate_schedule(config(steps=steps, poly_power=0.0, warmup_steps=2))
+    expected = np.float32([0.05, 0.075, 0.1, 0.1, 0.1])
+    np.testing.assert_array_equal(np.float32([rate(s) for s in (0, 1, 2, 9, 10)]), expected)
+
+
 def test_warmup_rises_linearly_to_the_poly_schedule():
   rate = optimizer.learning_rate_schedule(config(steps=100, warmup_steps=4))
   poly = optimizer.learning_rate_schedule(config(steps=100))

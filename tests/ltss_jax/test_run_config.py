@@ -38,6 +38,29 @@ def test_other_fields_are_named_with_both_values(tmp_path):
   run_config.check(tmp_path, config, evaluating=True)  # the model is the same
 
 
+def test_a_run_of_constant_rate_may_become_longer(tmp_path):
+  config = shapes_lt.get_config()
+  config.optimizer.poly_power = 0.0
+  run_config.write(tmp_path, config)
+  config.train.steps *= 2
+  run_config.check(tmp_path, config)
+  run_config.note_growth(tmp_path, config)
+  assert run_config.read(tmp_path)["train"]["steps"] == config.train.steps
+  config.train.steps //= 2  # not shorter
+  with pytest.raises(ValueError, match=r"config\.train\.steps: 1600 there, 800 now"):
+    run_config.check(tmp_path, config)
+
+
+def test_a_run_whose_rate_has_fallen_is_not_made_longer_but_told_how(tmp_path):
+  config = shapes_lt.get_config()
+  run_config.write(tmp_path, config)
+  config.train.steps *= 2
+  with pytest.raises(ValueError) as error:
+    run_config.check(tmp_path, config)
+  assert "config.train.steps: 800 there, 1600 now" in str(error.value)
+  assert f"--config.init.checkpoint={tmp_path}" in str(error.value)
+
+
 def test_another_model_cannot_be_evaluated(tmp_path):
   run_config.write(tmp_path, shapes_lt.get_config())
   config = shapes_lt.get_config("backbone=resnet50")

@@ -27,7 +27,7 @@ FREE_TO_CHANGE = {
 }
 # Everything else; a new field belongs here, or above where it cannot change what is trained.
 FIXED = {
-  *("seed", "batch_size", "init.checkpoint"),
+  *("seed", "batch_size", "init.checkpoint", "init.step"),
   *("train.steps", "train.grad_accumulation", "train.log_every_steps"),
   *(
     f"data.{name}"
