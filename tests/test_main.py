@@ -243,6 +243,7 @@ def test_a_damaged_checkpoint_is_refused_and_training_goes_back_to_the_one_befor
 
 def test_a_finished_run_of_constant_rate_is_made_longer(folder, data_dir, tmp_path):
   constant = ("--config.optimizer.poly_power=0", "--config.eval.every_steps=4")
+  constant += ("--config.train.log_every_steps=4",)  # as the last step is always logged
   assert run(folder, data_dir, tmp_path / "at once", *constant).returncode == 0
   longer = tmp_path / "longer"
   assert run(folder, data_dir, longer, *constant, "--config.train.steps=8").returncode == 0
