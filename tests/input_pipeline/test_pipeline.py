@@ -260,6 +260,8 @@ def png(shape):
   return buffer.getvalue()
 
 if __name__ == "__main__":
+  from tests import recipes  # which workers do not need
+
   flags.FLAGS.mark_as_parsed()
   config = recipes.train_pipeline(
     batch_size=1, seed=0, crop_size=8, base_size=8, max_size=8, ignore_label=255, num_workers=1

@@ -248,8 +248,8 @@ def test_methods_of_deeplabv3plus_by_hand():
   }
   config = shapes_config("deeplabv3plus", METHODS | fields)
   model = with_fixed_logits(config, ["classifier"], LOGITS)
-  label = np.random.default_rng(0).integers(0, 5, (1, 16, 16))
-  batch = {"image": np.zeros((1, 16, 16, 3), np.float32), "label": label.astype(np.uint8)}
+  label = np.random.default_rng(0).integers(0, 5, (2, 16, 16))
+  batch = {"image": np.zeros((2, 16, 16, 3), np.float32), "label": label.astype(np.uint8)}
   terms, prediction = loss_and_prediction(*model, batch)
   counts = STATS.pixel_share_sum
   expected = [of_label("logit_adjustment", LOGITS, i, counts) for i in label.ravel()]
