@@ -28,6 +28,7 @@ _EXPECTED = (
 class Example:
   """An image with one merged label, or with the labels of its persons in their order."""
 
+  file_name: str
   image: epath.Path
   labels: tuple[epath.Path, ...]
 
@@ -54,11 +55,11 @@ def read_contents(raw_dir: epath.PathLike) -> contents.Contents:
     image = record.read_image(example.image, mend_truncated=True)
     labels = [_read_label(path) for path in example.labels]
     if len(labels) == 1:
-      return values.make_record(image, labels[0])
+      return values.make_record(example.file_name, image, labels[0])
     for label in labels:
       record.check_size(label.path, label.values, image.path, image.size)
       values.check(label.path, label.values)  # of the merged label it would name another file
-    return values.make_record(image, merge_persons(labels))
+    return values.make_record(example.file_name, image, merge_persons(labels))
 
   return published.published_contents(NAME, raw_dir, examples, read)
 
@@ -67,13 +68,14 @@ def _list_examples(top: epath.Path, split: str) -> tuple[Example, ...]:
   images, merged = top / f"{split}_img", top / f"{split}_seg"
   if merged.is_dir():
     pairs = files.list_pairs(images, merged, published.IMAGE_SUFFIXES, _EXPECTED)
-    return tuple(Example(pair.image, (pair.label,)) for pair in pairs)
+    return tuple(Example(pair.file_name, pair.image, (pair.label,)) for pair in pairs)
   parsing = top / f"{split}_parsing"
   image_of = files.list_files(images, published.IMAGE_SUFFIXES, _EXPECTED)
   persons_of = _group_persons(files.list_files(parsing, (".png",), _EXPECTED))
   first_of = {stem: paths[0] for stem, paths in persons_of.items()}
   files.check_partners(image_of, first_of, images, parsing)
-  return tuple(Example(image_of[stem], persons_of[stem]) for stem in sorted(image_of))
+  pairs = [files.Pair(stem, image_of[stem], first_of[stem]) for stem in sorted(image_of)]
+  return tuple(Example(pair.file_name, pair.image, persons_of[pair.stem]) for pair in pairs)
 
 
 def _group_persons(label_of: dict[str, epath.Path]) -> dict[str, tuple[epath.Path, ...]]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from input_pipeline import prepared
+from input_pipeline import file_access, prepared
 from input_pipeline.raw import record
 
 _NUM_VALUES = 2**16
@@ -56,10 +56,13 @@ class LabelValues:
         f" in {self._words})"
       )
 
-  def make_record(self, image: record.RawImage, label: record.RawLabel) -> record.Record:
+  def make_record(
+    self, file_name: str, image: record.RawImage, label: record.RawLabel
+  ) -> record.Record:
     """Puts an image and the label of its file together.
 
     Args:
+      file_name: of the image, below the folder of its split.
       image: as read.
       label: as read, with the values of the file.
 
@@ -69,9 +72,10 @@ class LabelValues:
     Raises:
       ValueError: if the sizes differ or the label holds a value that is not in the table.
     """
+    file_access.check_name(image.path)
     record.check_size(label.path, label.values, image.path, image.size)
     self.check(label.path, label.values)
     translated = self._table[label.values]  # [H, W]
     data = record.encode_label(translated)
     counts = record.count_pixels(label.path, translated, self._metadata)
-    return record.Record(image.path.name, image.data, data, image.size, counts, image.note)
+    return record.Record(file_name, image.data, data, image.size, counts, image.note)

@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from input_pipeline import class_tables, prepared
+from input_pipeline import class_tables, file_access, prepared
 from input_pipeline.raw import files, label_values, record
 from input_pipeline.raw.contents import Contents
 
@@ -56,6 +56,7 @@ def top_folder(raw_dir: epath.PathLike, name: str, *folders: str) -> epath.Path:
     FileNotFoundError: if one of the folders is not there.
   """
   raw_dir = epath.Path(raw_dir).expanduser()
+  file_access.check_name(raw_dir)
   for folder in folders:
     if not (raw_dir / folder).is_dir():
       raise FileNotFoundError(
@@ -68,4 +69,5 @@ def top_folder(raw_dir: epath.PathLike, name: str, *folders: str) -> epath.Path:
 def read_pair(values: label_values.LabelValues, pair: files.Pair) -> record.Record:
   """Reads an image, a truncated JPEG as far as it goes, and its label of one channel."""
   image = record.read_image(pair.image, mend_truncated=True)
-  return values.make_record(image, record.read_label(pair.label, only_8_bit=True))
+  label = record.read_label(pair.label, only_8_bit=True)
+  return values.make_record(pair.file_name, image, label)
