@@ -6,13 +6,17 @@ import numpy as np
 from etils import epath
 
 from input_pipeline import file_access, prepared
-from input_pipeline.raw import record
+from input_pipeline.raw import label_history, record
 
 _NUM_VALUES = 2**16
 
 
 class LabelValues:
-  """The label values that a data set's files may hold, and what they mean."""
+  """The label values that a data set's files may hold, and what they mean.
+
+  Attributes:
+    known: them, for what tells how the files came about.
+  """
 
   def __init__(
     self,
@@ -36,6 +40,8 @@ class LabelValues:
     self._table[list(raw_values)] = np.arange(metadata.num_classes)
     self._known = np.full(_NUM_VALUES, ignore_unknown)
     self._known[[*raw_values, *ignored]] = True
+    is_class = np.isin(np.arange(_NUM_VALUES), raw_values)
+    self.known = label_history.Known(is_class, self._known & ~is_class)
     self._words = (
       f"{min(raw_values)}..{max(raw_values)}; without a class: {', '.join(map(str, ignored))}"
     )

@@ -15,6 +15,7 @@ from etils import epath
 
 from input_pipeline import class_stats, decode, deep_images, file_access, prepared
 from input_pipeline.raw import files, label_png
+from input_pipeline.raw.label_history import History, meaning
 
 _PNG_OPTIONS = (
   *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_DEFAULT),
@@ -83,12 +84,15 @@ def label_dtype(ignore_label: int) -> type[np.unsignedinteger]:
   return np.uint8 if ignore_label <= 255 else np.uint16
 
 
-def read_record(pair: files.Pair, metadata: prepared.ClassMetadata) -> Record:
+def read_record(
+  pair: files.Pair, metadata: prepared.ClassMetadata, history: History = History.AS_STORED
+) -> Record:
   """Reads one example whose label values are the class indices.
 
   Args:
     pair: the files.
     metadata: classes and ignore label.
+    history: of the data set's labels.
 
   Returns:
     The bytes to store and the statistics.
@@ -99,7 +103,7 @@ def read_record(pair: files.Pair, metadata: prepared.ClassMetadata) -> Record:
   """
   file_access.check_name(pair.image)
   image = read_image(pair.image)
-  label = read_label(pair.label)
+  label = read_label(pair.label, history=history)
   check_size(label.path, label.values, image.path, image.size)
   counts = count_pixels(label.path, label.values, metadata)
   dtype = label_dtype(metadata.ignore_label)
@@ -156,12 +160,15 @@ def _raw_image(path: epath.Path, data: bytes) -> RawImage:
   return RawImage(path, data, size)
 
 
-def read_label(path: epath.Path, *, only_8_bit: bool = False) -> RawLabel:
+def read_label(
+  path: epath.Path, *, only_8_bit: bool = False, history: History = History.AS_STORED
+) -> RawLabel:
   """Reads a label PNG of one channel; the values of a palette PNG are its indices.
 
   Args:
     path: of the file.
     only_8_bit: whether one of 16 bits is an error.
+    history: what the stored numbers mean; of the whole data set.
 
   Raises:
     ValueError: if the file is missing, cannot be decoded or has colours; names it.
@@ -175,7 +182,11 @@ def read_label(path: epath.Path, *, only_8_bit: bool = False) -> RawLabel:
       f"{path}: the label PNG is {label_png.COLOUR_TYPES[header.colour_type]}; a label has one"
       " channel whose value is the class index. Convert the colours to class indices first"
     )
-  return RawLabel(path, label_png.decode(path, data, header))
+  label = label_png.decode(path, data, header)
+  if history is not History.AS_STORED and header.depth <= 8:
+    values = meaning(header, history)
+    label = values.astype(np.uint8 if values.max() <= 255 else np.uint16)[label]
+  return RawLabel(path, label)
 
 
 def is_rgb(path: epath.Path) -> bool:
