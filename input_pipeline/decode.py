@@ -5,10 +5,24 @@ import io
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from absl import logging
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+
+from input_pipeline import deep_images
 
 # EXIF orientations in which rows of the file are columns of the upright image.
 _TURNED = (5, 6, 7, 8)
+_TIFF_SIZE = (TiffImagePlugin.IMAGEWIDTH, TiffImagePlugin.IMAGELENGTH)
+
+
+def open_image(data: bytes) -> Image.Image:
+  """Opens an encoded image; the error says what is not read of it where Pillow does not know it."""
+  try:
+    return Image.open(io.BytesIO(data))
+  except UnidentifiedImageError as error:
+    if why := deep_images.unknown_layout(data):
+      raise ValueError(why) from error
+    raise
 
 
 @contextlib.contextmanager
@@ -28,45 +42,46 @@ def _is_turned(image: Image.Image) -> bool:
 def upright_size(image: Image.Image) -> tuple[int, int]:
   """(height, width) in pixels of an image once it is upright by its EXIF orientation."""
   width, height = image.size
-  return (width, height) if _is_turned(image) else (height, width)
+  turned = _is_turned(image)
+  if turned and image.format == "TIFF":  # whose size Pillow gives as it will be
+    width, height = (image.tag_v2[tag] for tag in _TIFF_SIZE)
+  return (width, height) if turned else (height, width)
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-  """Turns an image upright by its EXIF orientation and converts it to 8-bit RGB.
+  """Turns an image upright by its EXIF orientation and converts it to RGB.
 
   Args:
-    image: of any mode; transparency is dropped, of 16 bits the upper 8 are kept.
+    image: of 8 bits a channel (`deep_images.reduced`) and any mode; transparency is dropped.
 
   Returns:
     RGB; the same image where it is that already.
   """
   image.load()
   ImageOps.exif_transpose(image, in_place=True)
-  if image.mode == "RGB":
-    return image
-  if image.mode == "I" or image.mode.startswith("I;16"):  # whose conversion would clip at 255
-    values = np.asarray(image)  # [H, W]
-    if image.mode != "I" or values.max() > 255:
-      values = values >> 8
-    image = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
-  return image.convert("RGB")
+  return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def decode_image(data: bytes, name: str) -> np.ndarray:
   """Decodes an encoded image to RGB, turned upright by its EXIF orientation.
 
+  Warns where it has 16 bits and uses 12 of them.
+
   Args:
-    data: JPEG or PNG bytes.
-    name: file name for the error message.
+    data: bytes of an image of any kind that Pillow reads.
+    name: file name for messages.
 
   Returns:
     uint8 [H, W, 3].
 
   Raises:
-    ValueError: if the bytes cannot be decoded.
+    ValueError: if the bytes cannot be decoded, or have no known scale (`deep_images`).
   """
-  with _image_errors(name), Image.open(io.BytesIO(data)) as image:
-    return np.array(upright_rgb(image))  # [H, W, 3]
+  with _image_errors(name), open_image(data) as image:
+    shallow, note = deep_images.reduced(image)
+    if note:
+      logging.warning("%s: %s", name, note)
+    return np.array(upright_rgb(shallow))  # [H, W, 3]
 
 
 class EncodedImage:
@@ -86,7 +101,7 @@ class EncodedImage:
   def __init__(self, data: bytes, name: str):
     self._name = name
     with _image_errors(name):
-      self._image = Image.open(io.BytesIO(data))
+      self._image, _ = deep_images.reduced(open_image(data))
       self._turned = _is_turned(self._image)
       self.size = upright_size(self._image)
 

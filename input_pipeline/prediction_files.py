@@ -1,22 +1,27 @@
 """The files of a prediction: images of any kind in, label maps and their pictures out."""
 
 import collections
+import contextlib
 import io
+import itertools
 import json
 import os
 import pathlib
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 from etils import epath
 from PIL import Image, UnidentifiedImageError
 
+from input_pipeline import deep_images, file_access
 from input_pipeline.decode import decode_image, upright_size
+from input_pipeline.file_access import IMAGE_SUFFIXES
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+_MOST_COUNTED = 1000  # images in subfolders, which are not predicted
 _PATTERN = re.compile(r"[*?[]")
 SUMMARY_FILE, RUN_LENGTH_FILE = "summary.json", "predictions.json"
 
@@ -25,45 +30,80 @@ class ImageError(ValueError):
   """An image file cannot be read; the message names it."""
 
 
-def list_images(source: epath.PathLike) -> list[epath.Path]:
-  """Lists what is to be predicted.
+def list_images(source: epath.PathLike, output: epath.PathLike | None = None) -> list[epath.Path]:
+  """Lists what is to be predicted; says how many images lie in the folders of a folder.
 
   Args:
     source: a folder, whose subfolders and hidden files are left out; one image file; or a pattern
       of files, such as photos/2024-*/*.jpg, where ** stands for any depth of folders.
+    output: folder of the results, which are not counted.
 
   Returns:
-    Paths, sorted by name.
+    Paths, sorted by name. What cannot be read is found out when it is.
 
   Raises:
     FileNotFoundError: there is no such folder or file, or no image in it.
+    file_access.FileError: it is neither folder nor file, or may not be read.
   """
   source = epath.Path(source).expanduser()
-  if source.is_file():
-    return [source]
   if source.is_dir():
-    images = _images_among(source.iterdir())
-    if not images:
-      raise FileNotFoundError(
-        f"--input={source} holds no images ({', '.join(IMAGE_SUFFIXES)}; subfolders are not"
-        " searched, but --input=FOLDER/**/*.jpg is)"
+    return _images_of(source, output)
+  if file_access.exists(source):
+    if why := file_access.problem(source):
+      raise file_access.FileError(
+        f"--input={file_access.printable(source)}: {why}; give a folder, an image file or a pattern"
+        " such as *.jpg"
       )
-    return images
+    return [source]
+  name = file_access.printable(source)
   if not _PATTERN.search(str(source)):
     raise FileNotFoundError(
-      f"--input={source} does not exist; give a folder, an image file or a pattern such as *.jpg"
+      f"--input={name} does not exist; give a folder, an image file or a pattern such as *.jpg"
     )
   images = _images_among(_glob(source))
   if not images:
-    raise FileNotFoundError(f"--input={source} matches no images ({', '.join(IMAGE_SUFFIXES)})")
+    raise FileNotFoundError(f"--input={name} matches no images ({', '.join(IMAGE_SUFFIXES)})")
   return images
+
+
+def _images_of(folder: epath.Path, output: epath.PathLike | None) -> list[epath.Path]:
+  images = _images_among(file_access.entries(folder))
+  name = file_access.printable(folder)
+  below = _count_below(folder, output)
+  where = f"{below} in its subfolders, which --input='{name}/**/*' takes too" if below else ""
+  if not images:
+    raise FileNotFoundError(
+      f"--input={name} holds no images ({', '.join(IMAGE_SUFFIXES)})"
+      + (f"; there are {where}" if below else ", nor do its subfolders")
+    )
+  if below:
+    logging.warning("--input=%s: %d images, without %s", name, len(images), where)
+  return images
+
+
+def _count_below(folder: epath.Path, output: epath.PathLike | None) -> str:
+  """How many images lie in subfolders other than that of the results; "" for none."""
+  count = sum(1 for _ in itertools.islice(_below(folder, output), _MOST_COUNTED + 1))
+  return f"more than {_MOST_COUNTED:,}" if count > _MOST_COUNTED else str(count or "")
+
+
+def _below(folder: epath.Path, output: epath.PathLike | None) -> Iterator[epath.Path]:
+  if "://" in str(folder):  # where looking costs time and money
+    return
+  results = None if output is None else os.path.realpath(os.path.expanduser(output))
+  for path in file_access.entries(folder):
+    if path.suffix.lower() in IMAGE_SUFFIXES or not os.path.isdir(path):
+      continue
+    if os.path.realpath(path) != results:
+      with contextlib.suppress(file_access.FileError):  # what cannot be listed is not asked for
+        yield from file_access.walk(path, IMAGE_SUFFIXES)
 
 
 def _images_among(paths: Iterable[epath.Path]) -> list[epath.Path]:
   images = (
     path
     for path in paths
-    if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and not path.is_dir()
+    if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
   )
   return sorted(images, key=lambda path: (path.name, str(path)))
 
@@ -179,22 +219,31 @@ def image_size(path: epath.Path, max_pixels: int | None = None) -> tuple[int, in
   Raises:
     ImageError: the file is no image, cannot be read or is too large.
   """
+  name = file_access.printable(path)
+  if why := file_access.problem(path):
+    raise ImageError(f"{name}: not a readable image ({why})")
   try:
     with path.open("rb") as file, Image.open(file) as image:
       size = upright_size(image)
   except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-    raise ImageError(f"{path}: too large to be read safely ({error}); make it smaller") from error
+    raise ImageError(f"{name}: too large to be read safely ({error}); make it smaller") from error
   except Exception as error:  # Pillow's decoders raise a dozen unrelated types on bad bytes.
-    raise ImageError(f"{path}: not a readable image ({_reason(path, error)})") from error
+    raise ImageError(f"{name}: not a readable image ({_reason(path, error)})") from error
   if max_pixels is not None:
-    check_size(str(path), *size, max_pixels)
+    check_size(name, *size, max_pixels)
   return size
 
 
 def _reason(path: epath.Path, error: Exception) -> str:
   if not isinstance(error, UnidentifiedImageError):
     return str(error)
-  return "no image of a known kind" if path.stat().length else "the file is empty"
+  try:
+    data = file_access.read_bytes(path)
+  except file_access.FileError as gone:
+    return str(gone)
+  if not data:
+    return "the file is empty"
+  return deep_images.unknown_layout(data) or "no image of a known kind"
 
 
 def read_image(path: epath.Path) -> np.ndarray:
@@ -206,12 +255,13 @@ def read_image(path: epath.Path) -> np.ndarray:
   Raises:
     ImageError: the file cannot be read or decoded.
   """
+  name = file_access.printable(path)
   try:
-    return decode_image(path.read_bytes(), path.name)  # [H, W, 3]
-  except OSError as error:
-    raise ImageError(f"{path}: cannot be read ({error})") from error
+    return decode_image(file_access.read_bytes(path), name)  # [H, W, 3]
+  except file_access.FileError as error:
+    raise ImageError(str(error)) from error
   except ValueError as error:
-    raise ImageError(f"{path}: cannot be decoded ({error.__cause__})") from error
+    raise ImageError(f"{name}: cannot be decoded ({error.__cause__})") from error
 
 
 def label_dtype(num_classes: int) -> type[np.unsignedinteger]:

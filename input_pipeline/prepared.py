@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, SupportsIndex
 from absl import logging
 from etils import epath
 
-from input_pipeline import class_stats
+from input_pipeline import class_stats, file_access
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
@@ -165,7 +165,11 @@ def run_builder(builder: "tfds.core.DatasetBuilder", *, tfds_progress_bars: bool
   Args:
     builder: writes the metadata and pixel counts into its `data_dir` as it generates the splits.
     tfds_progress_bars: False where the builder shows a progress bar of its own.
+
+  Raises:
+    ValueError: the name of the directory is no UTF-8.
   """
+  file_access.check_name(builder.data_dir)
   import tensorflow_datasets as tfds
 
   tfds.display_progress_bar(tfds_progress_bars)

@@ -9,11 +9,12 @@ from typing import Any
 
 import ml_collections
 import numpy as np
+from absl import logging
 from etils import epath
 from PIL import Image, ImageOps
 
 from configs import common, validation
-from input_pipeline import decode, prediction_files, resize
+from input_pipeline import decode, deep_images, prediction_files, resize
 from ltss_jax import build, checkpoint, palette, predict, region_names, run_config
 
 
@@ -73,8 +74,8 @@ class Model:
     """Segments one image; each new shape of the model's input compiles once.
 
     Args:
-      image: an image file, a PIL image, or RGB as uint8 [H, W, 3]. Files and PIL images are turned
-        upright by their EXIF orientation.
+      image: an image file, a PIL image, or RGB as uint8 or uint16 [H, W, 3], where 16 bits are
+        scaled to 8. Files and PIL images are turned upright by their EXIF orientation.
 
     Raises:
       ValueError: the image cannot be read, is too large, or the array is no RGB image.
@@ -94,21 +95,36 @@ class Model:
   def _read(self, image: str | os.PathLike | Image.Image | np.ndarray) -> np.ndarray:
     """RGB, upright, uint8 [H, W, 3]."""
     limit = self.config.predict.max_pixels
-    if isinstance(image, Image.Image):
-      prediction_files.check_size("the image", image.height, image.width, limit)
-      return np.array(decode.upright_rgb(ImageOps.exif_transpose(image)))  # of a copy
     if isinstance(image, str | os.PathLike):
       path = epath.Path(image).expanduser()
       prediction_files.image_size(path, limit)
       return prediction_files.read_image(path)
-    shape, dtype = np.shape(image), getattr(image, "dtype", type(image).__name__)
-    if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
-      raise ValueError(
-        f"the image is an array of type {dtype} and shape {shape}; give RGB as uint8 [H, W, 3], a"
-        " PIL image or a path"
-      )
-    prediction_files.check_size("the image", *shape[:2], limit)
-    return np.asarray(image)
+    if isinstance(image, Image.Image):
+      prediction_files.check_size("the image", image.height, image.width, limit)
+      try:
+        shallow, note = deep_images.reduced(image)
+      except ValueError as error:
+        raise ValueError(f"the image cannot be taken: {error}") from error
+      pixels = np.array(decode.upright_rgb(ImageOps.exif_transpose(shallow)))  # of a copy
+    else:
+      pixels, note = _rgb_array(image)
+      prediction_files.check_size("the image", *pixels.shape[:2], limit)
+    if note:
+      logging.warning("the image: %s", note)
+    return pixels
+
+
+def _rgb_array(image: np.ndarray) -> tuple[np.ndarray, str]:
+  """RGB, uint8 [H, W, 3], and what the user should know of its values, or ""."""
+  shape, dtype = np.shape(image), getattr(image, "dtype", type(image).__name__)
+  if dtype not in (np.uint8, np.uint16) or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+    raise ValueError(
+      f"the image is an array of type {dtype} and shape {shape}; give RGB as uint8 or uint16"
+      " [H, W, 3], a PIL image or a path"
+    )
+  if dtype == np.uint16:
+    return deep_images.to_8_bits(np.asarray(image))
+  return np.asarray(image), ""
 
 
 def load(

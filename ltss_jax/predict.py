@@ -12,7 +12,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from configs import common
-from input_pipeline import prediction_files, prediction_pipeline
+from input_pipeline import file_access, prediction_files, prediction_pipeline
 from input_pipeline.prediction_files import ImageError
 from input_pipeline.prediction_pipeline import PredictionBatch
 from input_pipeline.prepared import ClassMetadata
@@ -119,7 +119,7 @@ def predict(
     checkpoint.CheckpointError: the weights cannot be read.
   """
   common.validate(config)
-  images = prediction_files.list_images(source)
+  images = prediction_files.list_images(source, output)
   output = prediction_files.check_output(images, output)
   model = load_model(config, workdir, weights)
   run = _PredictionRun(config, model, output)
@@ -219,7 +219,7 @@ class _PredictionRun:
 
   def _report(self, path: epath.Path, error: ImageError) -> None:
     logging.error("%s; skipped", error)
-    self._failed.append(path.name)
+    self._failed.append(file_access.printable(path.name))
     self._writer.write_failure(path, error)
 
 

@@ -1,6 +1,7 @@
 """Settings that have to stand before the libraries are imported."""
 
 import os
+import signal
 import sys
 
 # Tests run on the CPU, whatever the machine has; set the variable to test on an accelerator.
@@ -11,6 +12,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import hypothesis
+import pytest
 from absl import flags
 
 # torch, where it is installed as a judge, would load triton, whose LLVM clashes with tensorflow's.
@@ -22,3 +24,17 @@ flags.FLAGS.mark_as_parsed()
 # The same examples on every run; no deadline, as a first call may compile or import.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
 hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def no_waiting():
+  """Opening a pipe would wait for ever: a TimeoutError ends the test."""
+
+  def stop(*_):
+    raise TimeoutError("waited for a minute")
+
+  before = signal.signal(signal.SIGALRM, stop)
+  signal.alarm(60)
+  yield
+  signal.alarm(0)
+  signal.signal(signal.SIGALRM, before)

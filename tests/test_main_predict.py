@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -74,7 +75,7 @@ def _run(root, tmp_path_factory):
     "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
   }
 
-  def run(*arguments):
+  def run(*arguments, timeout=None):
     command = [sys.executable, "main.py", "--config=configs/folder.py"]
     command += [f"--config.data.root={root}", f"--config.data.dir={data_dir}"]
     command += [f"--config.{field}={value}" for field, value in FIELDS.items()]
@@ -85,21 +86,46 @@ def _run(root, tmp_path_factory):
       capture_output=True,
       text=True,
       check=False,
+      timeout=timeout,
     )
 
   return run
 
 
+def make_odd_files(folder):
+  """Puts in what is no readable image; returns name -> what is wrong with it."""
+  (folder / "broken.txt.png").write_text("no image")
+  (folder / "empty.png").write_text("")
+  os.mkfifo(folder / "pipe.jpg")
+  (folder / "album.jpg").mkdir()
+  (folder / "link.jpg").symlink_to("nowhere")
+  (folder / os.fsdecode(b"caf\xe9.jpg")).write_text("no image either")
+  return {
+    "album.jpg": "it is a folder, not a file",
+    "broken.txt.png": "no image of a known kind",
+    "caf\\xe9.jpg": "no image of a known kind",
+    "empty.png": "the file is empty",
+    "link.jpg": "it is a link to nowhere, which does not exist",
+    "pipe.jpg": "it is a named pipe, not a file",
+  }
+
+
 def test_predict_and_evaluate_with_converted_weights(run, root, weights, tmp_path):
-  (root / "images" / "val" / "broken.txt.png").write_text("no image")
-  source, output, workdir = root / "images" / "val", tmp_path / "out", tmp_path / "run"
+  source, output, workdir = tmp_path / "in", tmp_path / "out", tmp_path / "run"
+  shutil.copytree(root / "images" / "val", source)
+  for deeper in ("day", "day/noon"):
+    (source / deeper).mkdir()
+    shutil.copy(source / "0.png", source / deeper / "deeper.png")
+  reasons = make_odd_files(source)
   process = run(
-    "--mode=predict", f"--checkpoint={weights}", f"--input={source}", f"--output={output}"
+    *("--mode=predict", f"--checkpoint={weights}", f"--input={source}", f"--output={output}"),
+    timeout=120,  # seconds; a pipe that is opened would take for ever
   )
-  (root / "images" / "val" / "broken.txt.png").unlink()
-  assert process.returncode == 1  # because of the one file that is no image
-  assert "Error: 1 of 3 images were skipped (broken.txt.png)" in process.stderr
-  assert "broken.txt.png: not a readable image" in process.stderr
+  assert process.returncode == 1  # because of the files that are no images
+  assert "Error: 6 of 8 images were skipped (album.jpg, broken.txt.png, " in process.stderr
+  for name, reason in reasons.items():
+    assert f"/in/{name}: not a readable image ({reason}); skipped" in process.stderr
+  assert f"{source}: 8 images, without 2 in its subfolders, which --input='" in process.stderr
   assert "Traceback" not in process.stderr
   names = sorted(path.name for path in output.iterdir())
   assert names == ["0.png", "0_overlay.png", "1.png", "1_overlay.png"]

@@ -4,8 +4,6 @@
 and 1..150 are the classes.
 """
 
-import functools
-
 from etils import epath
 
 from input_pipeline import class_tables
@@ -27,7 +25,7 @@ def read_contents(raw_dir: epath.PathLike) -> contents.Contents:
 
   Raises:
     FileNotFoundError: if a folder is missing or empty.
-    ValueError: if images and labels do not pair up.
+    ValueError: if images and labels do not pair up, or labels can be read in more than one way.
   """
   raw_dir = published.top_folder(raw_dir, NAME, _TOP)
   expected = f"{_TOP} has images/ and annotations/ with training/ and validation/ in each"
@@ -42,5 +40,5 @@ def read_contents(raw_dir: epath.PathLike) -> contents.Contents:
   }
   metadata = class_tables.load_class_table(NAME).metadata
   values = label_values.LabelValues(metadata, metadata.dataset_ids, ignored=(0,))
-  read = functools.partial(published.read_pair, values)
+  read = published.pair_reader(values, pairs)
   return published.published_contents(NAME, raw_dir, pairs, read)

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from input_pipeline import file_access
+
 _KEYS = ("folder", "filename")
 _CORES = ("numpy.core", "numpy._core")
 _TEXT_OR_NUMBER = re.compile(r"[<>|=]?([biufUS]\d+|[?])")
@@ -135,10 +137,11 @@ def read_index(path: epath.PathLike) -> list[tuple[str, str]]:
     ValueError: if the file is no such index, or names what is neither container nor array.
   """
   path = epath.Path(path)
-  if not path.exists():
+  if not file_access.exists(path):
     raise FileNotFoundError(f"{path} is missing: it lists the images and comes with them.")
+  data = file_access.read_bytes(path, "use the published file")
   try:
-    index = _Unpickler(io.BytesIO(path.read_bytes())).load()
+    index = _Unpickler(io.BytesIO(data)).load()
     columns = [_texts(index, key) for key in _KEYS]
   except Exception as error:  # A damaged pickle can make its reader raise anything.
     raise ValueError(

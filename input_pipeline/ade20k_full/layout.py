@@ -46,7 +46,7 @@ def read_contents(raw_dir: epath.PathLike) -> contents.Contents:
     ids = decode_ids(record.read_rgb_label(pair.label))  # [H, W]
     record.check_size(pair.label, ids, image.path, image.size)
     image, ids = _limit_size(image, ids)
-    return values.make_record(image, record.RawLabel(pair.label, ids))
+    return values.make_record(pair.file_name, image, record.RawLabel(pair.label, ids))
 
   return published.published_contents(NAME, raw_dir, pairs, read)
 

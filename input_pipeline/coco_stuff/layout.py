@@ -4,8 +4,6 @@
 hold the id of the class minus one, and 255 where there is none.
 """
 
-import functools
-
 from etils import epath
 
 from input_pipeline import class_tables
@@ -27,7 +25,7 @@ def read_contents(raw_dir: epath.PathLike) -> contents.Contents:
 
   Raises:
     FileNotFoundError: if a folder is missing or empty.
-    ValueError: if images and labels do not pair up.
+    ValueError: if images and labels do not pair up, or labels can be read in more than one way.
   """
   raw_dir = published.top_folder(raw_dir, NAME, _IMAGES, _LABELS)
   expected = f"{_IMAGES} and {_LABELS} have train2017/ and val2017/"
@@ -40,5 +38,5 @@ def read_contents(raw_dir: epath.PathLike) -> contents.Contents:
   metadata = class_tables.load_class_table(NAME).metadata
   raw_values = [dataset_id - 1 for dataset_id in metadata.dataset_ids]
   values = label_values.LabelValues(metadata, raw_values, ignored=(255,))
-  read = functools.partial(published.read_pair, values)
+  read = published.pair_reader(values, pairs)
   return published.published_contents(NAME, raw_dir, pairs, read)

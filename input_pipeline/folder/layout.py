@@ -1,6 +1,6 @@
 """What a folder data set must look like, and what of it was seen.
 
-- `images/{train,val}/STEM.{jpg,jpeg,png}`
+- `images/{train,val}/STEM.{jpg,jpeg,png,bmp,tif,tiff,webp}`; folders are searched to any depth.
 - `annotations/{train,val}/STEM.png`: one channel, 8 or 16 bit; the value is the class index.
 - `classes.txt`: one class name a line; the first line is label 0.
 - `flip_pairs.txt` (optional): classes that swap under a horizontal flip, two a line: two names with
@@ -16,14 +16,14 @@ from collections.abc import Iterable
 
 from etils import epath
 
-from input_pipeline import prepared
+from input_pipeline import file_access, prepared
 from input_pipeline.raw import files
 from input_pipeline.raw.files import Pair
 
 # An ignore label that follows from the number of classes: see `resolve_ignore_label`.
 BY_CLASSES = -1
 # Part of the fingerprint: raise it when the preparation itself changes what it writes.
-_FORMAT = 1
+_FORMAT = 2
 _STAT_THREADS = 32  # stat waits for the network where the folder lies in a bucket
 
 
@@ -123,20 +123,12 @@ def resolve_ignore_label(ignore_label: int, num_classes: int) -> int:
   return 255 if num_classes <= 255 else 65535
 
 
-def _read_lines(path: epath.Path) -> list[str]:
-  try:
-    text = path.read_bytes().decode("utf-8-sig")
-  except UnicodeDecodeError as error:
-    raise ValueError(f"{path} is not UTF-8 text ({error}): save it as UTF-8.") from error
-  return [line.strip() for line in text.rstrip().splitlines()]
-
-
 def _read_class_names(path: epath.Path) -> tuple[str, ...]:
-  if not path.exists():
+  if not file_access.exists(path):
     raise FileNotFoundError(
       f"{path} is missing: write one class name a line; the first line is label 0."
     )
-  names = _read_lines(path)
+  names = file_access.read_lines(path)
   if len(names) < 2:
     raise ValueError(f"{path} names {len(names)} classes: at least two are needed, one a line.")
   first_line = {}
@@ -153,12 +145,12 @@ def _read_class_names(path: epath.Path) -> tuple[str, ...]:
 
 
 def _read_flip_pairs(path: epath.Path, class_names: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
-  if not path.exists():
+  if not file_access.exists(path):
     return ()
   label_of = {str(label): label for label in range(len(class_names))}
   label_of |= {name: label for label, name in enumerate(class_names)}  # a name goes first
   pairs, used = [], set()
-  for number, line in enumerate(_read_lines(path), start=1):
+  for number, line in enumerate(file_access.read_lines(path), start=1):
     if not line:
       continue
     fields = [field.strip() for field in (line.split("\t") if "\t" in line else line.split())]
@@ -183,7 +175,7 @@ def _read_flip_pairs(path: epath.Path, class_names: tuple[str, ...]) -> tuple[tu
 def _list_pairs(root: epath.Path, split: str) -> tuple[Pair, ...]:
   expected = "a folder data set has images/train, images/val, annotations/train and annotations/val"
   return files.list_pairs(
-    root / "images" / split, root / "annotations" / split, files.IMAGE_SUFFIXES, expected
+    root / "images" / split, root / "annotations" / split, file_access.IMAGE_SUFFIXES, expected
   )
 
 
@@ -198,16 +190,24 @@ def fingerprint(layout: Layout) -> str:
   """
   paths = [path for split in layout.pairs.values() for path in _paths(split)]
   with concurrent.futures.ThreadPoolExecutor(_STAT_THREADS) as pool:
-    stats = list(pool.map(lambda path: path.stat(), paths))
+    stats = list(pool.map(_size_and_time, paths))
   record = {
     "format": _FORMAT,
     "metadata": dataclasses.asdict(layout.metadata),
     "files": [
-      (str(path.relative_to(layout.root)), stat.length, stat.mtime)
-      for path, stat in zip(paths, stats, strict=True)
+      (str(path.relative_to(layout.root)), *stat) for path, stat in zip(paths, stats, strict=True)
     ],
   }
   return hashlib.sha256(json.dumps(record).encode()).hexdigest()
+
+
+def _size_and_time(path: epath.Path) -> tuple[int | None, int | None]:
+  """Nothing of what is gone or a link to nowhere, which the preparation will name."""
+  try:
+    stat = path.stat()
+  except OSError:
+    return None, None
+  return stat.length, stat.mtime
 
 
 def _paths(pairs: Iterable[Pair]) -> Iterable[epath.Path]:

@@ -5,7 +5,7 @@ from etils import epath
 
 from input_pipeline import prepared
 from input_pipeline.folder import layout as layout_lib, source
-from input_pipeline.raw import contents, note as note_lib, record
+from input_pipeline.raw import contents, label_history, note as note_lib, record
 
 
 def prepare_folder(data_dir: epath.PathLike, root: epath.PathLike, ignore_label: int) -> epath.Path:
@@ -70,13 +70,17 @@ def _build(data_dir: epath.Path, layout: layout_lib.Layout, fingerprint: str) ->
   # tfds takes a second to import, which a start with prepared data need not wait for.
   from input_pipeline.raw import builder
 
+  labels = [pair.label for split in layout.pairs.values() for pair in split]
+  metadata = layout.metadata
+  known = label_history.Known.of(metadata.num_classes, metadata.ignore_label)
+  history = label_history.find_history(labels, known)
   raw = contents.Contents(
     title=layout.root.name,
     root=str(layout.root),
     description=f"The data set in the folder {layout.root.name}.",
-    metadata=layout.metadata,
+    metadata=metadata,
     items=layout.pairs,
-    read=lambda pair: record.read_record(pair, layout.metadata),
+    read=lambda pair: record.read_record(pair, metadata, history),
     note={"root": str(layout.root), "fingerprint": fingerprint},
   )
   builder.build(source.NAME, raw, data_dir, config_name=source.key(layout.root))

@@ -6,14 +6,20 @@ import re
 
 from etils import epath
 
+from input_pipeline import file_access
 from input_pipeline.raw import contents
 
 NAME = "folder"
 
 
 def absolute_root(root: epath.PathLike) -> epath.Path:
-  """The one spelling of a root by which its prepared data is found again."""
+  """The one spelling of a root by which its prepared data is found again.
+
+  Raises:
+    ValueError: the root's name is no UTF-8.
+  """
   text = os.fspath(root)
+  file_access.check_name(text)
   if "://" in text:
     return epath.Path(text.rstrip("/"))
   return epath.Path(os.path.abspath(os.path.expanduser(text)))

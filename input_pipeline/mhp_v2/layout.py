@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 
 from input_pipeline import class_tables
-from input_pipeline.raw import contents, files, label_values, published, record
+from input_pipeline.raw import contents, files, label_history, label_values, published, record
 
 NAME = "mhp_v2"
 _TOP = "LV-MHP-v2"
@@ -28,6 +28,7 @@ _EXPECTED = (
 class Example:
   """An image with one merged label, or with the labels of its persons in their order."""
 
+  file_name: str
   image: epath.Path
   labels: tuple[epath.Path, ...]
 
@@ -43,22 +44,25 @@ def read_contents(raw_dir: epath.PathLike) -> contents.Contents:
 
   Raises:
     FileNotFoundError: if a folder is missing or empty.
-    ValueError: if images and labels do not pair up, or a person's label is missing.
+    ValueError: if images and labels do not pair up, a person's label is missing, or labels can be
+      read in more than one way.
   """
   raw_dir = published.top_folder(raw_dir, NAME, _TOP)
   examples = {split: _list_examples(raw_dir / _TOP, split) for split in _SPLITS}
   metadata = class_tables.load_class_table(NAME).metadata
   values = label_values.LabelValues(metadata, metadata.dataset_ids, ignored=(255,))
+  labels = [path for split in examples.values() for example in split for path in example.labels]
+  history = label_history.find_history(labels, values.known)
 
   def read(example: Example) -> record.Record:
     image = record.read_image(example.image, mend_truncated=True)
-    labels = [_read_label(path) for path in example.labels]
+    labels = [_read_label(path, history) for path in example.labels]
     if len(labels) == 1:
-      return values.make_record(image, labels[0])
+      return values.make_record(example.file_name, image, labels[0])
     for label in labels:
       record.check_size(label.path, label.values, image.path, image.size)
       values.check(label.path, label.values)  # of the merged label it would name another file
-    return values.make_record(image, merge_persons(labels))
+    return values.make_record(example.file_name, image, merge_persons(labels))
 
   return published.published_contents(NAME, raw_dir, examples, read)
 
@@ -67,13 +71,14 @@ def _list_examples(top: epath.Path, split: str) -> tuple[Example, ...]:
   images, merged = top / f"{split}_img", top / f"{split}_seg"
   if merged.is_dir():
     pairs = files.list_pairs(images, merged, published.IMAGE_SUFFIXES, _EXPECTED)
-    return tuple(Example(pair.image, (pair.label,)) for pair in pairs)
+    return tuple(Example(pair.file_name, pair.image, (pair.label,)) for pair in pairs)
   parsing = top / f"{split}_parsing"
   image_of = files.list_files(images, published.IMAGE_SUFFIXES, _EXPECTED)
   persons_of = _group_persons(files.list_files(parsing, (".png",), _EXPECTED))
   first_of = {stem: paths[0] for stem, paths in persons_of.items()}
   files.check_partners(image_of, first_of, images, parsing)
-  return tuple(Example(image_of[stem], persons_of[stem]) for stem in sorted(image_of))
+  pairs = [files.Pair(stem, image_of[stem], first_of[stem]) for stem in sorted(image_of)]
+  return tuple(Example(pair.file_name, pair.image, persons_of[pair.stem]) for pair in pairs)
 
 
 def _group_persons(label_of: dict[str, epath.Path]) -> dict[str, tuple[epath.Path, ...]]:
@@ -98,9 +103,9 @@ def _group_persons(label_of: dict[str, epath.Path]) -> dict[str, tuple[epath.Pat
   return {image: tuple(found[i] for i in sorted(found)) for image, found in persons.items()}
 
 
-def _read_label(path: epath.Path) -> record.RawLabel:
+def _read_label(path: epath.Path, history: label_history.History) -> record.RawLabel:
   if not record.is_rgb(path):
-    return record.read_label(path, only_8_bit=True)
+    return record.read_label(path, only_8_bit=True, history=history)
   first_channel = np.ascontiguousarray(record.read_rgb_label(path)[..., 0])  # [H, W]
   return record.RawLabel(path, first_channel)
 

@@ -10,7 +10,7 @@ import numpy as np
 import tqdm
 from etils import epath
 
-from input_pipeline import class_stats, lt_sampling, prepared
+from input_pipeline import class_stats, file_access, lt_sampling, prepared
 from input_pipeline.raw import contents, files, note as note_lib, record
 
 
@@ -138,9 +138,9 @@ def prepare_part(part: Part) -> epath.Path:
 
 def _read_list(path: str) -> list[str]:
   file = epath.Path(path).expanduser()
-  if not file.is_file():
+  if not file_access.exists(file):
     raise FileNotFoundError(f"--image_list={path} does not exist: give a text file of image names.")
-  names = [line.strip() for line in file.read_text().splitlines() if line.strip()]
+  names = [line for line in file_access.read_lines(file) if line]
   if not names:
     raise ValueError(f"{path} is empty: write the name of one training image a line.")
   return names

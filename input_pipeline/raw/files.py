@@ -1,4 +1,4 @@
-"""Lists the image and label files of a split and pairs them by file stem."""
+"""Lists the image and label files of a split and pairs them by name, folders included."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -6,17 +6,29 @@ from collections.abc import Sequence
 from absl import logging
 from etils import epath
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+from input_pipeline import file_access
+
 _NUM_LISTED = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-  """One image file and its label file."""
+  """One image file and its label file.
+
+  Attributes:
+    stem: path of the image below the folder of its split, without the ending.
+    image: of the image.
+    label: of the label.
+  """
 
   stem: str
   image: epath.Path
   label: epath.Path
+
+  @property
+  def file_name(self) -> str:
+    """Path of the image below the folder of its split."""
+    return self.stem + self.image.suffix
 
 
 def several(problems: Sequence[str], noun: str, remedy: str) -> str:
@@ -33,33 +45,34 @@ def list_files(
   """Lists the files of a folder by stem, sorted; hidden and other files are left out.
 
   Args:
-    folder: its subfolders are not searched.
+    folder: of the files; folders in it are searched too.
     suffixes: file name endings to list, lower case.
     expected: what the data set is made of, for the error message.
 
   Returns:
-    Stem -> path.
+    Stem, which is the path below `folder` without the ending -> path.
 
   Raises:
     FileNotFoundError: if there is no such folder or no such file in it.
-    ValueError: if two files have the same stem.
+    ValueError: if two files have the same stem, or a folder cannot be listed.
   """
   if not folder.is_dir():
-    raise FileNotFoundError(f"{folder} is missing: {expected}.")
+    why = file_access.problem(folder) if file_access.exists(folder) else ""
+    name = file_access.printable(folder)
+    raise FileNotFoundError(f"{name} is missing{f' ({why})' if why else ''}: {expected}.")
   files: dict[str, epath.Path] = {}
-  for path in sorted(folder.iterdir()):
-    if path.name.startswith(".") or path.suffix.lower() not in suffixes:
-      continue
-    if path.stem in files:
+  for path in file_access.walk(folder, suffixes):
+    stem = path.relative_to(folder).with_suffix("").as_posix()
+    if stem in files:
       raise ValueError(
-        f"{files[path.stem]} and {path} have the same stem {path.stem!r}: images and labels are"
+        f"{files[stem]} and {path} have the same stem {stem!r}: images and labels are"
         " matched by it, so rename one."
       )
-    files[path.stem] = path
+    files[stem] = path
   if not files:
     raise FileNotFoundError(
-      f"{folder} holds no {', '.join(suffixes)} files (subfolders are not searched): every split"
-      " needs at least one image with its label."
+      f"{folder} holds no {', '.join(suffixes)} files, nor do the folders in it: every split needs"
+      " at least one image with its label."
     )
   return files
 
@@ -74,7 +87,7 @@ def list_pairs(
 
   Args:
     images: folder of the images.
-    labels: folder of the labels, with the stems of the images.
+    labels: folder of the labels, with the stems and subfolders of the images.
     image_suffixes: file name endings of the images, lower case.
     expected: what the data set is made of, for the error message.
 
@@ -105,10 +118,14 @@ def check_partners(
     images: folder of the images, for the message.
     labels: folder of the labels, for the message.
   """
-  remedy = "Images and labels are matched by file stem: add the missing files or remove these."
-  if lonely := [str(path) for stem, path in image_of.items() if stem not in label_of]:
+  remedy = (
+    "Images and labels are matched by the path below their folder, without the ending: add the"
+    " missing files or remove these."
+  )
+  named = file_access.printable
+  if lonely := [named(path) for stem, path in image_of.items() if stem not in label_of]:
     raise ValueError(several(lonely, f"images without a label PNG in {labels}", remedy))
-  if lonely := [str(path) for stem, path in label_of.items() if stem not in image_of]:
+  if lonely := [named(path) for stem, path in label_of.items() if stem not in image_of]:
     raise ValueError(several(lonely, f"labels without an image in {images}", remedy))
 
 

@@ -5,14 +5,18 @@ from collections.abc import Sequence
 import numpy as np
 from etils import epath
 
-from input_pipeline import prepared
-from input_pipeline.raw import record
+from input_pipeline import file_access, prepared
+from input_pipeline.raw import label_history, record
 
 _NUM_VALUES = 2**16
 
 
 class LabelValues:
-  """The label values that a data set's files may hold, and what they mean."""
+  """The label values that a data set's files may hold, and what they mean.
+
+  Attributes:
+    known: them, for what tells how the files came about.
+  """
 
   def __init__(
     self,
@@ -36,6 +40,8 @@ class LabelValues:
     self._table[list(raw_values)] = np.arange(metadata.num_classes)
     self._known = np.full(_NUM_VALUES, ignore_unknown)
     self._known[[*raw_values, *ignored]] = True
+    is_class = np.isin(np.arange(_NUM_VALUES), raw_values)
+    self.known = label_history.Known(is_class, self._known & ~is_class)
     self._words = (
       f"{min(raw_values)}..{max(raw_values)}; without a class: {', '.join(map(str, ignored))}"
     )
@@ -56,10 +62,13 @@ class LabelValues:
         f" in {self._words})"
       )
 
-  def make_record(self, image: record.RawImage, label: record.RawLabel) -> record.Record:
+  def make_record(
+    self, file_name: str, image: record.RawImage, label: record.RawLabel
+  ) -> record.Record:
     """Puts an image and the label of its file together.
 
     Args:
+      file_name: of the image, below the folder of its split.
       image: as read.
       label: as read, with the values of the file.
 
@@ -69,9 +78,10 @@ class LabelValues:
     Raises:
       ValueError: if the sizes differ or the label holds a value that is not in the table.
     """
+    file_access.check_name(image.path)
     record.check_size(label.path, label.values, image.path, image.size)
     self.check(label.path, label.values)
     translated = self._table[label.values]  # [H, W]
     data = record.encode_label(translated)
     counts = record.count_pixels(label.path, translated, self._metadata)
-    return record.Record(image.path.name, image.data, data, image.size, counts, image.note)
+    return record.Record(file_name, image.data, data, image.size, counts, image.note)

@@ -5,8 +5,8 @@ from typing import Any
 
 from etils import epath
 
-from input_pipeline import class_tables, prepared
-from input_pipeline.raw import files, label_values, record
+from input_pipeline import class_tables, file_access, prepared
+from input_pipeline.raw import files, label_history, label_values, record
 from input_pipeline.raw.contents import Contents
 
 IMAGE_SUFFIXES = (".jpg",)
@@ -56,6 +56,7 @@ def top_folder(raw_dir: epath.PathLike, name: str, *folders: str) -> epath.Path:
     FileNotFoundError: if one of the folders is not there.
   """
   raw_dir = epath.Path(raw_dir).expanduser()
+  file_access.check_name(raw_dir)
   for folder in folders:
     if not (raw_dir / folder).is_dir():
       raise FileNotFoundError(
@@ -65,7 +66,26 @@ def top_folder(raw_dir: epath.PathLike, name: str, *folders: str) -> epath.Path:
   return raw_dir
 
 
-def read_pair(values: label_values.LabelValues, pair: files.Pair) -> record.Record:
-  """Reads an image, a truncated JPEG as far as it goes, and its label of one channel."""
-  image = record.read_image(pair.image, mend_truncated=True)
-  return values.make_record(image, record.read_label(pair.label, only_8_bit=True))
+def pair_reader(
+  values: label_values.LabelValues, pairs: dict[str, tuple[files.Pair, ...]]
+) -> Callable[[files.Pair], record.Record]:
+  """Returns what reads an image and its label of one channel, for `published_contents`.
+
+  A JPEG that ends too early is read as far as it goes.
+
+  Args:
+    values: of the data set.
+    pairs: split name -> its files, which decide what their stored numbers mean.
+
+  Raises:
+    ValueError: if the labels can be read in more than one way.
+  """
+  labels = [pair.label for split in pairs.values() for pair in split]
+  history = label_history.find_history(labels, values.known)
+
+  def read(pair: files.Pair) -> record.Record:
+    image = record.read_image(pair.image, mend_truncated=True)
+    label = record.read_label(pair.label, only_8_bit=True, history=history)
+    return values.make_record(pair.file_name, image, label)
+
+  return read

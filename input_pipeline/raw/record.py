@@ -1,36 +1,31 @@
 """Reads and checks one image and its label, and gives the bytes to store.
 
-Images are stored untouched. They are checked under the decoder's convention: the EXIF orientation
-is applied, so a label must have the size of the upright image.
+JPEGs and PNGs of 8 bits a channel are stored untouched, other images as PNGs of the pixels that
+`decode` makes of them. They are checked under the decoder's convention: the EXIF orientation is
+applied, so a label must have the size of the upright image.
 Labels are encoded anew without loss, as greyscale PNGs of the data set's bit depth that decode in
 half the time of usual ones; decoders would expand palettes to colours, and stretch low depths.
 """
 
 import dataclasses
-import io
 
 import cv2
 import numpy as np
 from etils import epath
-from PIL import Image
 
-from input_pipeline import class_stats, decode, prepared
-from input_pipeline.raw import files
+from input_pipeline import class_stats, decode, deep_images, file_access, prepared
+from input_pipeline.raw import files, label_png
+from input_pipeline.raw.label_history import History, meaning
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_OPTIONS = (
   *(cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_DEFAULT),
   *(cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE),
   *(cv2.IMWRITE_PNG_COMPRESSION, 6),
 )
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
-_GREY, _PALETTE = 0, 3  # PNG colour types
-_COLOUR_TYPES = {2: "RGB", 4: "greyscale with alpha", 6: "RGB with alpha"}
-_RGB_TYPES = (2, 6)
 # MPO is what PIL calls the JPEGs of many phones, which carry a second picture.
-_IMAGE_FORMATS = ("JPEG", "MPO", "PNG")
-_DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "F")
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+_STORED_FORMATS = ("JPEG", "MPO", "PNG")
+_IMAGE_FORMATS = (*_STORED_FORMATS, "BMP", "TIFF", "WEBP")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +33,7 @@ class Record:
   """One example to store, with its statistics.
 
   Attributes:
-    file_name: of the image.
+    file_name: of the image, below the folder of its split.
     image: JPEG or PNG bytes.
     label: greyscale PNG bytes.
     size: (height, width) in pixels.
@@ -56,13 +51,13 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class RawImage:
-  """The bytes of an image file.
+  """The bytes to store of an image file.
 
   Attributes:
     path: of the file.
-    data: its bytes; those of a truncated JPEG end in an end-of-image marker.
+    data: JPEG or PNG; those of a truncated JPEG end in an end-of-image marker.
     size: (height, width) of the upright image in pixels.
-    note: says that the file is truncated; else empty.
+    note: says that the file is truncated or uses few of its 16 bits; else empty.
   """
 
   path: epath.Path
@@ -89,12 +84,15 @@ def label_dtype(ignore_label: int) -> type[np.unsignedinteger]:
   return np.uint8 if ignore_label <= 255 else np.uint16
 
 
-def read_record(pair: files.Pair, metadata: prepared.ClassMetadata) -> Record:
+def read_record(
+  pair: files.Pair, metadata: prepared.ClassMetadata, history: History = History.AS_STORED
+) -> Record:
   """Reads one example whose label values are the class indices.
 
   Args:
     pair: the files.
     metadata: classes and ignore label.
+    history: of the data set's labels.
 
   Returns:
     The bytes to store and the statistics.
@@ -103,28 +101,21 @@ def read_record(pair: files.Pair, metadata: prepared.ClassMetadata) -> Record:
     ValueError: if a file cannot be decoded, the sizes differ or the label holds a value that is no
       class; names the file.
   """
+  file_access.check_name(pair.image)
   image = read_image(pair.image)
-  label = read_label(pair.label)
+  label = read_label(pair.label, history=history)
   check_size(label.path, label.values, image.path, image.size)
   counts = count_pixels(label.path, label.values, metadata)
   dtype = label_dtype(metadata.ignore_label)
   data = encode_label(label.values.astype(dtype))  # every value passed the count, so it fits
-  return Record(pair.image.name, image.data, data, image.size, counts)
-
-
-def read_bytes(path: epath.Path) -> bytes:
-  """Reads a file; a missing one is a ValueError, which the preparation lists with the others."""
-  try:
-    return path.read_bytes()
-  except FileNotFoundError as error:
-    raise ValueError(f"{path}: the file is missing") from error
+  return Record(pair.file_name, image.data, data, image.size, counts, image.note)
 
 
 def read_image(path: epath.Path, *, mend_truncated: bool = False) -> RawImage:
   """Reads an image file and decodes it once.
 
   Args:
-    path: of a JPEG or PNG.
+    path: of a JPEG, PNG, BMP, TIFF or WebP.
     mend_truncated: True to accept JPEGs that end too early. An end-of-image marker is put behind
       their bytes: decoders then give the same pixels as far as there are any, and grey after that.
 
@@ -134,90 +125,73 @@ def read_image(path: epath.Path, *, mend_truncated: bool = False) -> RawImage:
   Raises:
     ValueError: if the file is missing, cannot be decoded or is of another kind; names it.
   """
-  data = read_bytes(path)
+  data = file_access.read_bytes(path)
   try:
-    return RawImage(path, data, _image_size(path, data))
+    return _raw_image(path, data)
   except ValueError:
     if not (mend_truncated and data.startswith(_JPEG_START)):
       raise
-  size = _image_size(path, data + _JPEG_END)
   note = f"{path}: the JPEG ends too early ({len(data)} bytes); what is missing is grey"
-  return RawImage(path, data + _JPEG_END, size, note)
+  return dataclasses.replace(_raw_image(path, data + _JPEG_END), note=note)
 
 
-def _image_size(path: epath.Path, data: bytes) -> tuple[int, int]:
-  """Decodes the image once and returns (height, width) after EXIF orientation."""
+def _raw_image(path: epath.Path, data: bytes) -> RawImage:
+  """Decodes the image once; as it is stored."""
   try:
-    with Image.open(io.BytesIO(data)) as image:
+    with decode.open_image(data) as image:
       width, height = image.size
-      file_format, mode = image.format, image.mode
+      file_format = image.format
+      if file_format not in _IMAGE_FORMATS:
+        raise ValueError(f"it is a {file_format} image; save it as JPEG or PNG")
+      shallow, note = deep_images.reduced(image)
+      if shallow is not image or file_format not in _STORED_FORMATS:
+        pixels = np.asarray(decode.upright_rgb(shallow))  # [H, W, 3]
+        note = f"{path}: {note}" if note else ""
+        return RawImage(path, encode_image(pixels), pixels.shape[:2], note)
       size = decode.upright_size(image)
       # Reads every byte of a JPEG but computes an eighth of the size: finds truncation in less
       # time.
       image.draft(None, (max(1, width // 8), max(1, height // 8)))
       image.load()
-  except _DECODE_ERRORS as error:
-    raise ValueError(f"{path}: the image cannot be read ({_reason(error, data)})") from error
-  if file_format not in _IMAGE_FORMATS:
-    raise ValueError(f"{path}: the file holds a {file_format} image; JPEG or PNG is needed")
-  if mode in _DEEP_MODES:
-    raise ValueError(f"{path}: the image has more than 8 bits a channel; 8 are needed")
-  return size
+  except Exception as error:  # Pillow's decoders raise a dozen unrelated types on bad bytes.
+    raise ValueError(
+      f"{path}: the image cannot be read ({label_png.reason(error, data)})"
+    ) from error
+  return RawImage(path, data, size)
 
 
-def _reason(error: Exception, data: bytes) -> str:
-  if isinstance(error, Image.UnidentifiedImageError):
-    return f"its {len(data)} bytes are no image"
-  return str(error)
-
-
-def _png_header(path: epath.Path, data: bytes) -> tuple[int, int]:
-  """Returns (bit depth, colour type)."""
-  if not data.startswith(_PNG_SIGNATURE) or len(data) < 26:
-    raise ValueError(f"{path}: the label cannot be read (its {len(data)} bytes are no PNG)")
-  return data[24], data[25]
-
-
-def _decode_png(path: epath.Path, data: bytes) -> np.ndarray:
-  try:
-    with Image.open(io.BytesIO(data)) as image:
-      image.load()
-      return np.asarray(image)
-  except _DECODE_ERRORS as error:
-    raise ValueError(f"{path}: the label cannot be read ({_reason(error, data)})") from error
-
-
-def read_label(path: epath.Path, *, only_8_bit: bool = False) -> RawLabel:
+def read_label(
+  path: epath.Path, *, only_8_bit: bool = False, history: History = History.AS_STORED
+) -> RawLabel:
   """Reads a label PNG of one channel; the values of a palette PNG are its indices.
 
   Args:
     path: of the file.
     only_8_bit: whether one of 16 bits is an error.
+    history: what the stored numbers mean; of the whole data set.
 
   Raises:
     ValueError: if the file is missing, cannot be decoded or has colours; names it.
   """
-  data = read_bytes(path)
-  depth, colour_type = _png_header(path, data)
+  data = file_access.read_bytes(path)
+  header = label_png.parse_header(path, data)
   if only_8_bit:
-    _check_8_bit(path, depth)
-  if colour_type in _COLOUR_TYPES:
+    _check_8_bit(path, header.depth)
+  if header.colour_type in label_png.COLOUR_TYPES:
     raise ValueError(
-      f"{path}: the label PNG is {_COLOUR_TYPES[colour_type]}; a label has one channel whose value"
-      " is the class index. Convert the colours to class indices first"
+      f"{path}: the label PNG is {label_png.COLOUR_TYPES[header.colour_type]}; a label has one"
+      " channel whose value is the class index. Convert the colours to class indices first"
     )
-  label = _decode_png(path, data)
-  if colour_type == _GREY and depth < 8:
-    label = label.astype(np.uint8)
-    if depth > 1:  # PIL stretches 2 and 4 bits to 0..255, but gives 1 bit as 0 and 1
-      label //= 255 // (2**depth - 1)
+  label = label_png.decode(path, data, header)
+  if history is not History.AS_STORED and header.depth <= 8:
+    values = meaning(header, history)
+    label = values.astype(np.uint8 if values.max() <= 255 else np.uint16)[label]
   return RawLabel(path, label)
 
 
 def is_rgb(path: epath.Path) -> bool:
   """Whether a label PNG has three channels, or three and alpha; reads its header only."""
-  with path.open("rb") as file:
-    return _png_header(path, file.read(26))[1] in _RGB_TYPES
+  return label_png.read_header(path).colour_type in label_png.RGB_TYPES
 
 
 def _check_8_bit(path: epath.Path, depth: int) -> None:
@@ -237,13 +211,13 @@ def read_rgb_label(path: epath.Path) -> np.ndarray:
   Raises:
     ValueError: if the file is missing, cannot be decoded or is of another kind; names it.
   """
-  data = read_bytes(path)
-  depth, colour_type = _png_header(path, data)
-  if colour_type not in _RGB_TYPES:
-    kind = _COLOUR_TYPES.get(colour_type, "one channel")
+  data = file_access.read_bytes(path)
+  header = label_png.parse_header(path, data)
+  if header.colour_type not in label_png.RGB_TYPES:
+    kind = label_png.COLOUR_TYPES.get(header.colour_type, "one channel")
     raise ValueError(f"{path}: the label PNG is {kind}; the published ones are RGB")
-  _check_8_bit(path, depth)
-  return _decode_png(path, data)[..., :3]  # [H, W, 3]
+  _check_8_bit(path, header.depth)
+  return label_png.decode(path, data, header)[..., :3]  # [H, W, 3]
 
 
 def check_size(
@@ -265,6 +239,14 @@ def count_pixels(
     return class_stats.count_pixels(label, metadata.num_classes, metadata.ignore_label)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from error
+
+
+def encode_image(image: np.ndarray) -> bytes:
+  """Encodes RGB, uint8 [H, W, 3], as a PNG; grey pixels as one of a single channel."""
+  grey = image[..., 0]
+  is_grey = (grey == image[..., 1]).all() and (grey == image[..., 2]).all()
+  _, data = cv2.imencode(".png", grey if is_grey else image[..., ::-1])
+  return data.tobytes()
 
 
 def encode_label(label: np.ndarray) -> bytes:

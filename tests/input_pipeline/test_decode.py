@@ -57,12 +57,13 @@ def test_other_colour_modes_become_rgb(mode, colour):
 
 
 @pytest.mark.parametrize("image_format", ["png", "tiff"])
-def test_of_16_bits_the_upper_8_are_kept(image_format):
-  values = np.array([[0, 255, 256], [20_000, 65_279, 65_535]], np.uint16)
+def test_16_bits_are_divided_by_257_and_rounded(image_format):
+  values = np.array([[0, 128, 129], [20_000, 65_279, 65_535]], np.uint16)
   record = {"image": encode(values, image_format), "file_name": "a"}
   record["label"] = encode(np.zeros((2, 3), np.uint8))
   image = transforms.Decode()(record)["image"]
-  np.testing.assert_array_equal(image, np.repeat((values >> 8)[..., None], 3, axis=-1))
+  assert image[..., 0].tolist() == [[0, 0, 1], [78, 254, 255]]
+  np.testing.assert_array_equal(image, np.repeat(image[..., :1], 3, axis=-1))
 
 
 @pytest.mark.parametrize("key", ["image", "label"])

@@ -27,7 +27,6 @@ def touch(folder, *names):
 
 def test_images_are_listed_by_name_without_what_is_no_image(folder):
   touch(folder, "b.JPG", "a.png", ".hidden.png", "notes.txt", "c.d.jpeg")
-  (folder / "deeper.png").mkdir()
   assert [path.name for path in prediction_files.list_images(folder)] == [
     "a.png",
     "b.JPG",
@@ -45,6 +44,50 @@ def test_nothing_to_predict(folder):
     prediction_files.list_images(folder / "*.bmp")
   with pytest.raises(FileNotFoundError, match=r"matches no images"):
     prediction_files.list_images(folder / "none" / "*.png")
+
+
+def test_images_in_subfolders_are_counted(folder, tmp_path, caplog):
+  (folder / "day" / "noon").mkdir(parents=True)
+  touch(folder / "day", "a.jpg", "notes.txt", ".hidden.jpg")
+  touch(folder / "day" / "noon", "b.tif")
+  with pytest.raises(
+    FileNotFoundError,
+    match=r"in holds no images .*; there are 2 in its subfolders, which --input='.*/in/\*\*/\*' t",
+  ):
+    prediction_files.list_images(folder)
+  touch(folder, "top.png")
+  assert prediction_files.list_images(folder) == [folder / "top.png"]
+  [message] = caplog.messages
+  assert message.startswith(f"--input={folder}: 1 images, without 2 in its subfolders, which")
+  caplog.clear()
+  prediction_files.list_images(folder, folder / "day")  # where results lie
+  assert not caplog.messages
+  assert len(prediction_files.list_images(folder / "**" / "*")) == 3
+  os.symlink(folder, folder / "day" / "up")  # round and round
+  prediction_files.list_images(folder)
+  (folder / "day" / "up").unlink()
+  for index in range(1001):
+    (folder / "day" / f"{index}.bmp").touch()
+  prediction_files.list_images(folder)
+  assert "without more than 1,000 in its subfolders" in caplog.text
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_what_is_neither_folder_nor_file(folder):
+  os.mkfifo(folder / "pipe.jpg")
+  (folder / "album.jpg").mkdir()
+  os.symlink("nowhere", folder / "link.jpg")
+  pipe, link = "it is a named pipe, not a file", "it is a link to nowhere, which does not exist"
+  for name, reason in (("pipe", pipe), ("link", link)):
+    with pytest.raises(ValueError, match=rf"--input=.*{name}\.jpg: {reason}; give a folder, an im"):
+      prediction_files.list_images(folder / f"{name}.jpg")
+  listed = prediction_files.list_images(folder)
+  assert [path.name for path in listed] == ["album.jpg", "link.jpg", "pipe.jpg"]
+  album = "it is a folder, not a file"
+  for path, reason in zip(listed, (album, link, pipe), strict=True):
+    for read in (prediction_files.image_size, prediction_files.read_image):
+      with pytest.raises(prediction_files.ImageError, match=f"{path.name}: .*{reason}"):
+        read(path)
 
 
 def test_patterns_match_images_in_any_folder(folder, monkeypatch):

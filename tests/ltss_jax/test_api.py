@@ -9,11 +9,17 @@ import sys
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 import ltss_jax
 from configs import mhp_v2
+from input_pipeline import decode
+from input_pipeline.raw import record
 from ltss_jax import build, checkpoint, mesh as mesh_lib, optimizer, predict, run_config, train_step
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+import image_bytes
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 NUM_CLASSES = 59  # of MHP-v2, whose class table needs no data
@@ -105,16 +111,48 @@ def test_images_of_any_kind(model):
 @pytest.mark.parametrize(
   ("image", "message"),
   [
-    (np.zeros((4, 5, 3), np.float32), r"type float32 and shape \(4, 5, 3\); give RGB as uint8"),
+    (np.zeros((4, 5, 3), np.float32), r"type float32 and shape \(4, 5, 3\); give RGB as uint8 or"),
     (np.zeros((4, 5), np.uint8), r"shape \(4, 5\)"),
     (np.zeros((4, 0, 3), np.uint8), r"shape \(4, 0, 3\)"),
-    ("nowhere.png", "nowhere.png"),
+    ("nowhere.png", r"nowhere\.png: .*the file is missing"),
+    ("/dev", r"/dev: .*it is a folder, not a file"),
+    ("/dev/zero", r"/dev/zero: .*it is a device, not a file"),
+    (Image.new("F", (5, 4)), r"the image cannot be taken: its values are floating-point"),
+    (Image.new("I", (5, 4)), r"the image cannot be taken: its values are 32-bit integers"),
     (None, "type NoneType"),
   ],
 )
 def test_what_is_no_image_is_refused(model, image, message):
   with pytest.raises(ValueError, match=message):
     model(image)
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_named_pipe_is_not_opened(model, tmp_path):
+  os.mkfifo(tmp_path / "pipe.jpg")
+  with pytest.raises(ValueError, match=r"pipe\.jpg: .*it is a named pipe, not a file"):
+    model(tmp_path / "pipe.jpg")
+
+
+@pytest.mark.parametrize(
+  ("suffix", "channels"), [*(("png", n) for n in (1, 2, 3, 4)), *(("tif", n) for n in (1, 3, 4))]
+)
+def test_16_bits_are_the_same_as_path_image_array_and_training_record(
+  model, tmp_path, suffix, channels, caplog
+):
+  values = np.random.default_rng(0).integers(0, 2**16, (40, 48, channels), np.uint16)
+  values[0, 0] = 65535
+  rgb = values[..., :3] if channels > 2 else np.repeat(values[..., :1], 3, axis=-1)
+  path = epath.Path(tmp_path / f"deep.{suffix}")
+  path.write_bytes(image_bytes.png(values, 16) if suffix == "png" else image_bytes.tiff(values))
+  expected = np.rint(rgb / 257)
+  stored = decode.decode_image(record.read_image(path).data, "x")
+  for image in (path, str(path), Image.open(path), rgb):
+    np.testing.assert_array_equal(model(image).image, expected)
+  np.testing.assert_array_equal(stored, expected)
+  assert not caplog.messages
+  model(rgb // 16)
+  assert "the image: it has 16 bits a channel, but its largest value is 4095" in caplog.text
 
 
 def _run_documented_program(workdir):

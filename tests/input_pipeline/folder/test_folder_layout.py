@@ -97,8 +97,50 @@ def test_missing_part_is_named(folder, part):
 def test_empty_split(folder, part):
   for path in (folder / part).iterdir():
     path.unlink()
-  with pytest.raises(FileNotFoundError, match=f"{part} holds no .*png files"):
+  with pytest.raises(FileNotFoundError, match=f"{part} holds no .*png.* files, nor do the folders"):
     layout.read_layout(folder, 255)
+
+
+def test_folders_in_folders_are_read(folder):
+  for kind, suffix in (("images", "jpg"), ("annotations", "png")):
+    top = folder / kind / "train"
+    (top / "berlin" / "day.1").mkdir(parents=True)
+    (top / f"3.{suffix}").rename(top / "berlin" / "day.1" / f"3.{suffix}")
+    (top / f"4.{suffix}").rename(top / "berlin" / f"0.{suffix}")  # as one above
+  seen = layout.read_layout(folder, 255)
+  assert [(pair.stem, pair.file_name) for pair in seen.pairs["train"]] == [
+    *(("0", "0.jpg"), ("1", "1.jpg"), ("2", "2.jpg")),
+    *(("berlin/0", "berlin/0.jpg"), ("berlin/day.1/3", "berlin/day.1/3.jpg")),
+  ]
+  for pair in seen.pairs["train"]:
+    assert pair.image.relative_to(folder / "images/train").with_suffix(".png") == (
+      pair.label.relative_to(folder / "annotations/train")
+    )
+  before = layout.fingerprint(seen)
+  (folder / "images/train/berlin").rename(folder / "images/train/hamburg")
+  with pytest.raises(
+    ValueError, match=r"(?s)2 images without a label PNG.*hamburg/0\.jpg.*path bel"
+  ):
+    layout.read_layout(folder, 255)
+  (folder / "annotations/train/berlin").rename(folder / "annotations/train/hamburg")
+  assert layout.fingerprint(layout.read_layout(folder, 255)) != before
+
+
+def test_labels_in_one_folder_do_not_go_with_images_in_several(folder):
+  (folder / "images" / "train" / "berlin").mkdir()
+  image = folder / "images" / "train" / "4.jpg"
+  image.rename(image.parent / "berlin" / "4.jpg")
+  with pytest.raises(ValueError, match=r"1 images without a label PNG in .*:\n.*berlin/4\.jpg"):
+    layout.read_layout(folder, 255)
+
+
+def test_images_of_all_kinds_are_listed(folder):
+  for index, suffix in enumerate((".png", ".BMP", ".tif", ".tiff", ".webp")):
+    path = folder / "images" / "train" / f"{index}.jpg"
+    path.rename(path.with_suffix(suffix))
+  assert [pair.file_name for pair in layout.read_layout(folder, 255).pairs["train"]] == [
+    *("0.png", "1.BMP", "2.tif", "3.tiff", "4.webp"),
+  ]
 
 
 def test_image_without_label(folder):

@@ -30,15 +30,25 @@ def snapshot(directory):
   return {path.name: path.read_bytes() for path in sorted(directory.iterdir()) if path.is_file()}
 
 
-def start_preparation(root, data_dir):
-  """Prepares in a process of its own."""
-  command = (
-    "import sys; from input_pipeline.folder import prepare;"
-    "prepare.prepare_folder(sys.argv[1], sys.argv[2], 255)"
-  )
-  return subprocess.Popen(
-    [sys.executable, "-c", command, data_dir, root], cwd=REPOSITORY, stderr=subprocess.DEVNULL
-  )
+PREPARE = """
+import sys, time
+from input_pipeline.folder import prepare
+from input_pipeline.raw import record
+
+def read(pair, *rest, real=record.read_record):
+  if pair.label.match(sys.argv[3]):
+    time.sleep(100)
+  return real(pair, *rest)
+
+record.read_record = read
+prepare.prepare_folder(sys.argv[1], sys.argv[2], 255)
+"""
+
+
+def start_preparation(root, data_dir, slow_label="none"):
+  """Prepares in a process of its own, which stays at one label, as if its disk were slow."""
+  command = [sys.executable, "-c", PREPARE, data_dir, root, slow_label]
+  return subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL)
 
 
 def replace_label(root, split, stem, edit):
@@ -177,12 +187,7 @@ def test_failed_preparation_leaves_nothing(folder, tmp_path):
 
 
 def test_killed_preparation_is_made_up_for(folder, tmp_path):
-  # A named pipe in place of the last label blocks the preparation in the middle of its files.
-  pipe = folder / "annotations" / "val" / "2.png"
-  data = pipe.read_bytes()
-  pipe.unlink()
-  os.mkfifo(pipe)
-  process = start_preparation(folder, tmp_path / "data")
+  process = start_preparation(folder, tmp_path / "data", "val/2.png")
   deadline = time.monotonic() + 30
   while not list((tmp_path / "data").rglob("train_pixel_counts.npz")):
     assert time.monotonic() < deadline and process.poll() is None
@@ -190,8 +195,6 @@ def test_killed_preparation_is_made_up_for(folder, tmp_path):
   process.send_signal(signal.SIGKILL)
   process.wait()
   assert not source.prepared_directory(tmp_path / "data", folder).exists()
-  pipe.unlink()
-  pipe.write_bytes(data)
   directory = prepare.prepare_folder(tmp_path / "data", folder, 255)
   assert len(prepared.open_source(directory, "val")) == 3
 

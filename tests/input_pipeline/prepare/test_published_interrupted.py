@@ -31,10 +31,27 @@ def prepare(raw_dir, tmp_path):
   return published.prepare_published("mhp_v2", str(raw_dir), tmp_path / "data")
 
 
-def start(raw_dir, tmp_path):
-  arguments = ["mhp_v2", f"--raw_dir={raw_dir}", f"--data_dir={tmp_path / 'data'}"]
+# The command, which stays at one image, as if its disk were slow.
+PREPARE = """
+import sys, time
+from absl import app
+from input_pipeline.prepare import __main__ as command
+from input_pipeline.raw import record
+
+def read(path, slow=sys.argv.pop(1), real=record.read_image, **options):
+  if path.match(slow):
+    time.sleep(100)
+  return real(path, **options)
+
+record.read_image = read
+app.run(command.main)
+"""
+
+
+def start(raw_dir, tmp_path, slow_image="none"):
+  arguments = [slow_image, "mhp_v2", f"--raw_dir={raw_dir}", f"--data_dir={tmp_path / 'data'}"]
   return subprocess.Popen(
-    [sys.executable, "-m", "input_pipeline.prepare", *arguments],
+    [sys.executable, "-c", PREPARE, *arguments],
     cwd=REPOSITORY,
     stdout=subprocess.DEVNULL,
     stderr=subprocess.DEVNULL,
@@ -60,12 +77,7 @@ def test_preparation_is_deterministic(raw_dir, tmp_path):
 
 
 def test_killed_preparation_loads_nothing_and_is_made_up_for(raw_dir, tmp_path, caplog):
-  # A named pipe in place of the last image blocks the preparation in the middle of its files.
-  pipe = raw_dir / "LV-MHP-v2" / "val_img" / "2.jpg"
-  data = pipe.read_bytes()
-  pipe.unlink()
-  os.mkfifo(pipe)
-  process = start(raw_dir, tmp_path)
+  process = start(raw_dir, tmp_path, "val_img/2.jpg")
   deadline = time.monotonic() + 30
   while not list((tmp_path / "data").rglob("train_pixel_counts.npz")):
     assert time.monotonic() < deadline and process.poll() is None
@@ -74,8 +86,6 @@ def test_killed_preparation_loads_nothing_and_is_made_up_for(raw_dir, tmp_path, 
   process.wait()
   with pytest.raises(FileNotFoundError, match="mhp_v2 is not prepared"):
     ensure_prepared("mhp_v2", tmp_path / "data")
-  pipe.unlink()
-  pipe.write_bytes(data)
   directory = prepare(raw_dir, tmp_path)
   assert len(prepared.open_source(directory, "train")) == 3
   assert len(prepared.open_source(directory, "val")) == 3

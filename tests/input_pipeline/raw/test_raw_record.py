@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 from PIL import Image, ImageOps
 
-from input_pipeline import prepared
+from input_pipeline import prediction_files, prepared
 from input_pipeline.raw import files, record
 
 METADATA = prepared.ClassMetadata("x", ("a", "b", "c", "d"), (0, 1, 2, 3), ignore_label=255)
@@ -146,15 +146,33 @@ def test_png_images_of_every_8_bit_mode(pair, mode):
   assert record.read_record(pair, METADATA).image == pair.image.read_bytes()
 
 
-def test_16_bit_image(pair):
+def test_16_bit_images_are_stored_with_8(pair):
   save(pair.image, Image.fromarray(LABEL.astype(np.uint16) * 9000), "PNG")
-  with pytest.raises(ValueError, match=r"image\.jpg: the image has more than 8 bits a channel"):
-    record.read_record(pair, METADATA)
+  np.testing.assert_array_equal(
+    decode(record.read_record(pair, METADATA).image), np.rint(LABEL * (9000 / 257))
+  )
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1", "CMYK", "LA"])
+@pytest.mark.parametrize("file_format", ["BMP", "TIFF", "WEBP"])
+def test_images_of_other_formats_are_stored_as_pngs_of_their_pixels(pair, mode, file_format):
+  image = Image.open(io.BytesIO(pair.image.read_bytes())).convert(mode)
+  if (mode, file_format) in (("RGBA", "BMP"), ("CMYK", "BMP"), ("LA", "BMP"), ("CMYK", "WEBP")):
+    image = image.convert("RGB")  # which the format has not
+  save(pair.image, image, file_format)
+  stored = record.read_record(pair, METADATA).image
+  assert stored.startswith(b"\x89PNG")
+  np.testing.assert_array_equal(
+    np.asarray(Image.open(io.BytesIO(stored)).convert("RGB")),
+    prediction_files.read_image(pair.image),  # what a prediction sees of the file
+  )
+  if mode == "L" and file_format != "WEBP":  # which is lossy and has colours only
+    assert Image.open(io.BytesIO(stored)).mode == "L"
 
 
 def test_image_of_another_format(pair):
-  save(pair.image, Image.fromarray(LABEL), "BMP")
-  with pytest.raises(ValueError, match=r"image\.jpg: the file holds a BMP image"):
+  save(pair.image, Image.fromarray(LABEL), "GIF")
+  with pytest.raises(ValueError, match=r"image\.jpg: .*it is a GIF image; save it as JPEG or PNG"):
     record.read_record(pair, METADATA)
 
 
