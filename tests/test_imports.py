@@ -58,6 +58,7 @@ RULES = {
     "absl",
     "clu",
     "etils",
+    "ltss_jax.json_lines",
     "ltss_jax.whole_file",
     "ltss_jax.workdir",
     "numpy",
@@ -65,7 +66,7 @@ RULES = {
   },
   "ltss_jax.workdir": {"etils"},
   "ltss_jax.whole_file": {"etils"},
-  "ltss_jax.json_lines": {"etils", "ltss_jax.whole_file"},
+  "ltss_jax.json_lines": {"absl", "etils", "ltss_jax.whole_file"},
   "ltss_jax.train_step": {"absl", "jax", "ltss_jax", "numpy", "optax"},
   "ltss_jax.evaluate": _RUN,
   "ltss_jax.run_length": {"numpy", "pycocotools"},
@@ -76,7 +77,13 @@ RULES = {
   "ltss_jax.api": _RUN | {"PIL"},
   "ltss_jax.export": _RUN,
   "ltss_jax.examples": _RUN,
-  "ltss_jax.example_images": {"etils", "input_pipeline", "ltss_jax.palette", "numpy"},
+  "ltss_jax.example_images": {
+    "etils",
+    "input_pipeline",
+    "ltss_jax.palette",
+    "ltss_jax.whole_file",
+    "numpy",
+  },
   # Reads what a run has left: neither models nor JAX.
   "ltss_jax.report": {
     "PIL",
