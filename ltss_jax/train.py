@@ -245,6 +245,10 @@ class _Pictures:
       examples.keep(chosen, state.params, state.stats, self._path)
     return show or keep
 
+  def are_missing(self) -> bool:
+    """Whether the report is to have those that stay, and they are not there."""
+    return self._options.report and not self._path.exists()
+
   def _chosen(self, count: int) -> examples.Examples:
     return examples.Examples(self._config, self._dataset, self._predictor, count)
 
@@ -286,6 +290,8 @@ def _loop(
       if miou is None:
         return _stopped(step, saved)
       saved.save(step, state, batches.get_state(), miou)
+      pictures(step, state)
+    elif start == total and pictures.are_missing():  # The last start was killed just before them.
       pictures(step, state)
     while step < total:
       batch = mesh_lib.put_batch(progress.next(batches), mesh)

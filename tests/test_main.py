@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import cv2
 import jax
@@ -18,6 +17,9 @@ import pytest
 from ltss_jax import checkpoint, example_images, results
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(REPOSITORY / "tests"))
+import kill_at  # noqa: E402
+
 NUM_STEPS = 12
 # Small enough to compile in seconds.
 SMALL = (
@@ -69,9 +71,10 @@ def data_dir(folder, tmp_path_factory):
   return directory
 
 
-def command(folder, data_dir, workdir, *arguments):
+def command(folder, data_dir, workdir, *arguments, moment=None):
   return [
     sys.executable,
+    *(["tests/kill_at.py", moment] if moment else []),
     "main.py",
     "--config=configs/folder.py",
     f"--config.data.root={folder}",
@@ -95,9 +98,9 @@ def environment(devices=1):
   return os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
 
 
-def run(*arguments, devices=1):
+def run(*arguments, devices=1, moment=None):
   return subprocess.run(
-    command(*arguments),
+    command(*arguments, moment=moment),
     cwd=REPOSITORY,
     env=environment(devices),
     capture_output=True,
@@ -185,24 +188,30 @@ def test_training_ends_with_pictures_and_a_report(reference, folder, data_dir):
   assert (workdir / "again.html").read_text(encoding="utf-8") == text
 
 
-def test_killed_at_a_random_step_it_resumes_to_the_same_bits(reference, folder, data_dir, tmp_path):
-  process = start(folder, data_dir, tmp_path)
-  # The save of step 8 has waited for that of step 4, and may itself be cut off half-way.
-  wait_for_line(process, f"step 9/{NUM_STEPS}")
-  time.sleep(np.random.default_rng(os.getpid()).uniform(0, 0.1))
-  process.kill()
-  process.communicate()
-  resumed = run(folder, data_dir, tmp_path)
+@pytest.mark.parametrize(
+  "moments", [kill_at.TWO, pytest.param(kill_at.OTHERS, marks=pytest.mark.slow)]
+)
+def test_killed_at_chosen_moments_it_ends_with_the_same_bits(
+  reference, folder, data_dir, tmp_path, moments
+):
+  options = ("--config.train.report=true", "--config.checkpoint.keep=1")
+  arguments = (folder, data_dir, tmp_path, *options)
+  for moment in moments:
+    killed = run(*arguments, moment=moment)
+    assert killed.returncode == -signal.SIGKILL, (moment, killed.stderr)
+  resumed = run(*arguments)
   assert resumed.returncode == 0, resumed.stderr
-  assert "Continuing from step" in resumed.stderr
   assert_same_run(tmp_path, reference[0])
+  ours, theirs = (sorted((w / "eval").iterdir()) for w in (tmp_path, reference[0]))
+  assert [(p.name, p.read_bytes()) for p in ours] == [(p.name, p.read_bytes()) for p in theirs]
+  assert (tmp_path / "report.html").exists() and not list(tmp_path.rglob("*tmp*"))
 
 
 def test_sigterm_saves_and_exits_cleanly(reference, folder, data_dir, tmp_path):
   """Without the evaluation that is due, which the next start makes up for."""
   often = "--config.eval.every_steps=1"
   process = start(folder, data_dir, tmp_path, often)
-  wait_for_line(process, f"step 3/{NUM_STEPS}")
+  assert any(f"step 3/{NUM_STEPS}" in line for line in process.stdout)
   process.send_signal(signal.SIGTERM)
   output, _ = process.communicate(timeout=120)
   assert process.returncode == 0, output
@@ -215,13 +224,6 @@ def test_sigterm_saves_and_exits_cleanly(reference, folder, data_dir, tmp_path):
   assert record.exists()
   assert_same_run(tmp_path, reference[0])
   assert [s for s, _ in metrics(tmp_path, "eval/mIoU")] == list(range(1, NUM_STEPS + 1))
-
-
-def wait_for_line(process, text):
-  for line in process.stdout:
-    if text in line:
-      return
-  pytest.fail(f"the process ended before it printed {text!r}")
 
 
 def test_evaluate_mode_scores_any_saved_step(reference, folder, data_dir):
