@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from etils import epath
 
+from input_pipeline import checked_files
+
 GROUP_NAMES = ("rare", "common", "frequent")
 
 
@@ -77,12 +79,21 @@ class PixelCounts:
 
   @classmethod
   def load(cls, path: epath.PathLike) -> "PixelCounts":
-    """Reads what `save` wrote."""
+    """Reads what `save` wrote.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if it is damaged; names it.
+    """
     path = epath.Path(path)
     if not path.exists():
       raise FileNotFoundError(f"{path} is missing: prepare the data set again.")
-    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-      return cls(**{field.name: arrays[field.name] for field in dataclasses.fields(cls)})
+    remedy = f"remove {path.parent} and prepare the data again."
+    arrays = checked_files.read_npz(path, remedy)
+    names = [field.name for field in dataclasses.fields(cls)]
+    if missing := set(names) - arrays.keys():
+      raise ValueError(f"{path} lacks {', '.join(sorted(missing))}; {remedy}")
+    return cls(**{name: arrays[name] for name in names})
 
 
 def _concatenate(arrays: Sequence[np.ndarray], dtype: type) -> np.ndarray:

@@ -221,6 +221,8 @@ def read_record(source: Any, index: int) -> dict[str, Any]:
   """Record `index` of a source; whatever the storage raises becomes a ValueError naming it."""
   try:
     return source[index]
+  except ValueError:  # The source's own, which names the file.
+    raise
   except Exception as error:  # The storage layers share no base class for their errors.
     raise ValueError(
       f"Record {index} of {len(source)} cannot be read ({error}). "

@@ -3,27 +3,34 @@
 A prepared directory holds the splits `train` and `val` (records with `image`, `label` and
 `file_name`), `classes.json` and `<split>_pixel_counts.npz`. The image and label bytes are JPEG or
 PNG and come back undecoded.
+
+Damage is noticed: the records have checksums of their own, and SHA256SUMS those of the files beside
+them. A directory of an older version has none, and what lies beside its records is read unchecked.
 """
 
+import bisect
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from absl import logging
 from etils import epath
 
-from input_pipeline import class_stats, file_access
+from input_pipeline import checked_files, class_stats, file_access
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
 
 SPLITS = ("train", "val")
 _CLASSES_FILE = "classes.json"
+_INFO_FILE, _FEATURES_FILE = "dataset_info.json", "features.json"  # as tfds calls them
+_RECORDS = ".array_record-"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,18 +85,54 @@ def read_metadata(directory: epath.PathLike) -> ClassMetadata:
 
   Raises:
     FileNotFoundError: if the directory holds no prepared data set.
+    ValueError: if the file is damaged.
   """
   path = epath.Path(directory) / _CLASSES_FILE
   if not path.exists():
     raise FileNotFoundError(f"{path} is missing: {directory} holds no prepared data set.")
-  fields = json.loads(path.read_text())
-  return ClassMetadata(
-    name=fields["name"],
-    class_names=tuple(fields["class_names"]),
-    dataset_ids=tuple(fields["dataset_ids"]),
-    ignore_label=fields["ignore_label"],
-    flip_pairs=tuple((first, second) for first, second in fields["flip_pairs"]),
+  fields = read_json(path)
+  with _named(path):
+    return ClassMetadata(
+      name=fields["name"],
+      class_names=tuple(fields["class_names"]),
+      dataset_ids=tuple(fields["dataset_ids"]),
+      ignore_label=fields["ignore_label"],
+      flip_pairs=tuple((first, second) for first, second in fields["flip_pairs"]),
+    )
+
+
+def write_sums(directory: epath.PathLike) -> None:
+  """Writes `SHA256SUMS` of all files but the records: the last thing that a preparation does."""
+  names = {path.name for path in epath.Path(directory).iterdir()}
+  checked_files.write_sums(
+    directory, {n for n in names if _RECORDS not in n} - {checked_files.SUMS_FILE}
   )
+
+
+def read_json(path: epath.PathLike) -> Any:
+  """Reads a JSON file of a prepared directory.
+
+  Raises:
+    ValueError: if it is damaged; names it.
+  """
+  data = checked_files.read(path, _remedy(path))
+  with _named(path):
+    return json.loads(data)
+
+
+def _remedy(path: epath.PathLike) -> str:
+  return f"remove {epath.Path(path).parent} and prepare the data again."
+
+
+@contextlib.contextmanager
+def _named(path: epath.PathLike, part: str = "") -> Iterator[None]:
+  """What is wrong with the content of a file becomes a ValueError that names it."""
+  try:
+    yield
+  except Exception as error:  # Those of tfds and of the records' reader share no base class.
+    raise ValueError(
+      f"{part}{path} is not readable ({error!r}); if it is damaged, {_remedy(path)}"
+    ) from error
 
 
 def _pixel_counts_path(directory: epath.PathLike, split: str) -> epath.Path:
@@ -104,7 +147,12 @@ def write_pixel_counts(
 
 
 def read_pixel_counts(directory: epath.PathLike, split: str) -> class_stats.PixelCounts:
-  """Reads `<split>_pixel_counts.npz` from `directory`."""
+  """Reads `<split>_pixel_counts.npz` from `directory`.
+
+  Raises:
+    FileNotFoundError: if there is none.
+    ValueError: if the file is damaged.
+  """
   return class_stats.PixelCounts.load(_pixel_counts_path(directory, split))
 
 
@@ -116,19 +164,23 @@ def missing_files(directory: epath.PathLike) -> list[str]:
 
   Returns:
     Sorted file names; empty where the data set is complete.
+
+  Raises:
+    ValueError: if the list of the records' files is damaged.
   """
   directory = epath.Path(directory)
   present = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
-  needed = {"dataset_info.json", "features.json", _CLASSES_FILE}
+  needed = {_INFO_FILE, _FEATURES_FILE, _CLASSES_FILE}
   needed |= {_pixel_counts_path(directory, split).name for split in SPLITS}
-  if "dataset_info.json" in present:
-    info = json.loads((directory / "dataset_info.json").read_text())
-    for split in info["splits"]:
-      num_shards = len(split["shardLengths"])
-      needed |= {
-        f"{info['name']}-{split['name']}.array_record-{shard:05d}-of-{num_shards:05d}"
-        for shard in range(num_shards)
-      }
+  if _INFO_FILE in present:
+    info = read_json(directory / _INFO_FILE)
+    with _named(directory / _INFO_FILE):
+      for split in info["splits"]:
+        num_shards = len(split["shardLengths"])
+        needed |= {
+          f"{info['name']}-{split['name']}{_RECORDS}{shard:05d}-of-{num_shards:05d}"
+          for shard in range(num_shards)
+        }
   return sorted(needed - present)
 
 
@@ -204,9 +256,14 @@ class PreparedSource:
 
     self._directory = epath.Path(directory)
     self._split = split
-    builder = tfds.builder_from_directory(self._directory)
-    skip = tfds.decode.SkipDecoding()
-    self._records = builder.as_data_source(split=split, decoders={"image": skip, "label": skip})
+    for name in (_INFO_FILE, _FEATURES_FILE):  # which tfds reads without a check
+      read_json(self._directory / name)
+    with _named(self._directory / _INFO_FILE):
+      builder = tfds.builder_from_directory(self._directory)
+      skip = tfds.decode.SkipDecoding()
+      self._records = builder.as_data_source(split=split, decoders={"image": skip, "label": skip})
+      self._files = builder.info.splits[split].filepaths
+      self._ends = list(itertools.accumulate(builder.info.splits[split].shard_lengths))
 
   def __len__(self) -> int:
     return len(self._records)
@@ -214,12 +271,13 @@ class PreparedSource:
   def __getitem__(self, index: SupportsIndex) -> dict[str, Any]:
     if not 0 <= index < len(self):  # a ValueError of the reader would not end an iteration
       raise IndexError(f"{self!r} has no record {index}; it has {len(self)}.")
-    record = self._records[index]
-    return {
-      "image": record["image"],
-      "label": record["label"],
-      "file_name": record["file_name"].decode(),
-    }
+    with _named(self._files[bisect.bisect_right(self._ends, index)], f"record {index} of "):
+      record = self._records[index]
+      return {
+        "image": record["image"],
+        "label": record["label"],
+        "file_name": record["file_name"].decode(),
+      }
 
   def __repr__(self) -> str:
     return f"PreparedSource({str(self._directory)!r}, {self._split!r})"

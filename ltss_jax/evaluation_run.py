@@ -187,7 +187,7 @@ class EvaluationRun:
     path = files.record(self._workdir, name)
     if not path.exists():
       raise FileNotFoundError(f"{path} does not exist; --mode=evaluate writes it anew")
-    return whole_file.read_json(path)
+    return whole_file.read_json(path, "--mode=evaluate writes it anew")
 
   @property
   def predictor(self) -> evaluate.Predictor:

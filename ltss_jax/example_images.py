@@ -1,17 +1,17 @@
 """Validation images with their predictions: kept in a file, painted for people to look at."""
 
 import dataclasses
-import io
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from etils import epath
 
-from input_pipeline import resize
-from ltss_jax import palette
+from input_pipeline import checked_files, resize
+from ltss_jax import palette, whole_file
 
 NUM_WORST = NUM_BEST = 4
 MAX_SIDE = 480  # px, of the kept pictures
+_REMEDY = "evaluate again, or remove it"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,11 +73,8 @@ def save(examples: Sequence[Example], path: epath.PathLike) -> None:
       f"label_{i}": example.label,
       f"prediction_{i}": example.prediction,
     }
-  buffer = io.BytesIO()
-  np.savez_compressed(buffer, **arrays)
-  path = epath.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_bytes(buffer.getvalue())
+  with whole_file.replacing(path) as file:
+    np.savez_compressed(file, **arrays)
 
 
 def load(path: epath.PathLike) -> list[Example]:
@@ -86,12 +83,15 @@ def load(path: epath.PathLike) -> list[Example]:
   Raises:
     OSError, ValueError: the file is not there or is not such a file.
   """
-  with np.load(io.BytesIO(epath.Path(path).read_bytes()), allow_pickle=False) as arrays:
+  arrays = checked_files.read_npz(path, _REMEDY)
+  try:
     names, miou = arrays["file_names"].tolist(), arrays["miou"].tolist()
     return [
       Example(name, value, arrays[f"image_{i}"], arrays[f"label_{i}"], arrays[f"prediction_{i}"])
       for i, (name, value) in enumerate(zip(names, miou, strict=True))
     ]
+  except KeyError as error:
+    raise ValueError(f"{path} holds no examples, it lacks {error}; {_REMEDY}") from error
 
 
 def paint(image: np.ndarray, label: np.ndarray, num_classes: int) -> np.ndarray:

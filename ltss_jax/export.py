@@ -12,7 +12,7 @@ from etils import epath
 from jax import export as jax_export
 
 from configs import common
-from input_pipeline import prediction_files
+from input_pipeline import checked_files, prediction_files
 from ltss_jax import architectures, evaluate, predict, resize_labels
 
 PROGRAM_FILE, WEIGHTS_FILE = "model.stablehlo", "weights.npz"
@@ -34,7 +34,7 @@ def export(
   Args:
     config: of the model; `export` says for which inputs and platforms.
     workdir: of the run whose checkpoint is used, where no weights are given.
-    output: folder of the three files, which replace those of an earlier export.
+    output: folder of the files, which replace those of an earlier export.
     weights: directory of converted weights.
 
   Returns:
@@ -61,11 +61,13 @@ def export(
     platforms=tuple(config.export.platforms),
   )
   output.mkdir(parents=True, exist_ok=True)
-  (output / METADATA_FILE).unlink(missing_ok=True)  # it appears again if the check succeeds
+  for name in (checked_files.SUMS_FILE, METADATA_FILE):  # they come again if the check succeeds
+    (output / name).unlink(missing_ok=True)
   (output / PROGRAM_FILE).write_bytes(program.serialize())
   _write_weights(output / WEIGHTS_FILE, (model.params, model.stats))
   metadata = _metadata(config, model, size) | {"check": check(output, model, config, size)}
   (output / METADATA_FILE).write_text(json.dumps(metadata, indent=2, ensure_ascii=False) + "\n")
+  checked_files.write_sums(output, (PROGRAM_FILE, WEIGHTS_FILE, METADATA_FILE))
   logging.info("Exported %s to %s", model.name, output)
   return metadata
 

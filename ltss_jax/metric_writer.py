@@ -1,6 +1,5 @@
 """Metrics and pictures to TensorBoard, JSON lines and Weights & Biases, through clu."""
 
-import json
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +10,7 @@ from clu import metric_writers
 from clu.metric_writers import interface
 from etils import epath
 
-from ltss_jax import whole_file, workdir as files
+from ltss_jax import json_lines, whole_file, workdir as files
 
 _WANDB_ID = "wandb_id.txt"
 
@@ -51,26 +50,36 @@ class _QuietWriter(interface.MetricWriter):
 
 
 class JsonLinesWriter(_QuietWriter):
-  """Writes scalars as one JSON object a line, `{"step": 20, "loss": 1.25}`; drops the rest."""
+  """Writes scalars as JSON lines, `{"step": 20, "loss": 1.25, "digest": ...}`; drops the rest."""
 
   def __init__(self, path: epath.PathLike, start_step: int = 0):
     """Opens the file for appending.
 
     Args:
       path: of the file.
-      start_step: lines of later steps, left by a run that was cut off, are removed.
+      start_step: lines of later steps, left by a run that was cut off, are removed. Damaged ones
+        before them stay for a person to look at, with a warning.
     """
     self._path = epath.Path(path)
     if self._path.exists():
-      lines = self._path.read_text().splitlines(keepends=True)
-      kept = [line for line in lines if _line_step(line) <= start_step]
-      if len(kept) < len(lines):
-        whole_file.write_text(self._path, "".join(kept))
+      *lines, rest = self._path.read_bytes().split(b"\n")
+      later = (n for n, line in enumerate(lines) if self._step(line, start_step) > start_step)
+      kept = lines[: next(later, len(lines))]
+      if rest or len(kept) < len(lines):
+        with whole_file.replacing(self._path) as file:
+          file.write(b"".join(line + b"\n" for line in kept))
+
+  def _step(self, line: bytes, unknown: int) -> int:
+    try:
+      return json_lines.parsed(line, str(self._path)).get("step", unknown)
+    except ValueError as error:
+      logging.warning("%s: %r", error, line)
+      return unknown
 
   def write_scalars(self, step: int, scalars: Mapping[str, interface.Scalar]) -> None:
     line = {"step": int(step)} | {name: float(value) for name, value in scalars.items()}
-    with self._path.open("a") as file:
-      file.write(json.dumps(line) + "\n")
+    with self._path.open("ab") as file:
+      file.write(json_lines.line_of(line))
 
 
 class WandbWriter(_QuietWriter):
@@ -119,14 +128,6 @@ class WandbWriter(_QuietWriter):
 
   def close(self) -> None:
     self._run.finish()
-
-
-def _line_step(line: str) -> float:
-  """Step of a line; infinite where the process died while writing it."""
-  try:
-    return json.loads(line)["step"] if line.endswith("\n") else float("inf")
-  except json.JSONDecodeError:
-    return float("inf")
 
 
 def create_writer(

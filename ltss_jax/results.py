@@ -1,6 +1,5 @@
 """The result of an evaluation: its record, its file and its table."""
 
-import json
 import unicodedata
 from collections.abc import Sequence
 from typing import Any
@@ -107,8 +106,7 @@ def write_record(record: dict[str, Any], path: epath.PathLike) -> None:
   Raises:
     OSError: the file cannot be written; one that was there stays as it is.
   """
-  text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-  whole_file.write_text(path, text)
+  whole_file.write_json(path, record, allow_nan=False)
 
 
 def not_plain(record: dict[str, Any]) -> str:

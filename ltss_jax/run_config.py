@@ -95,15 +95,15 @@ def scoring_fields(options: dict[str, Any]) -> dict[str, Any]:
 
 def write(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> None:
   """Writes the resolved config of a run as config.json."""
-  text = json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
-  whole_file.write_text(epath.Path(workdir) / FILE_NAME, text)
+  content = json.loads(json.dumps(config.to_dict(), sort_keys=True))
+  whole_file.write_json(epath.Path(workdir) / FILE_NAME, content, indent=2)
 
 
 def read(workdir: epath.PathLike) -> dict[str, Any] | None:
   """The config.json of a run as nested dicts; None where there is none.
 
   Raises:
-    ValueError: the file is damaged.
+    ValueError: the file is damaged, or was edited.
   """
   path = epath.Path(workdir).expanduser() / FILE_NAME
   if not path.exists():

@@ -1,7 +1,6 @@
 """data.json of a workdir: which classes and images a run was trained on, wherever they lie now."""
 
 import hashlib
-import json
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ def write(workdir: epath.PathLike, dataset: Dataset) -> None:
     workdir: of the run, which exists.
     dataset: of the run.
   """
-  whole_file.write_text(files.data(workdir), json.dumps(_facts(dataset), indent=1) + "\n")
+  whole_file.write_json(files.data(workdir), _facts(dataset))
 
 
 def check(workdir: epath.PathLike, dataset: Dataset) -> None:

@@ -102,8 +102,6 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[st
     if saved.steps:  # What an aborted attempt left without a checkpoint is no run yet.
       run_config.check(workdir, config)
       run_data.check(workdir, dataset)
-      if jax.process_index() == 0:
-        run_config.note_growth(workdir, config)
     evaluation = evaluation_run.EvaluationRun(config, dataset, workdir)
     finished = _train(config, dataset, mesh, workdir, saved, evaluation)
   if not finished or jax.process_index() > 0:
@@ -198,6 +196,7 @@ def _open_records(
   """Process 0 notes what this start runs on; returns where metrics go."""
   is_primary = jax.process_index() == 0
   if is_primary:
+    run_config.note_growth(workdir, config)
     run_environment.append(
       workdir,
       step=step,
@@ -247,6 +246,10 @@ class _Pictures:
       examples.keep(chosen, state.params, state.stats, self._path)
     return show or keep
 
+  def are_missing(self) -> bool:
+    """Whether the report is to have those that stay, and they are not there."""
+    return self._options.report and not self._path.exists()
+
   def _chosen(self, count: int) -> examples.Examples:
     return examples.Examples(self._config, self._dataset, self._predictor, count)
 
@@ -288,6 +291,8 @@ def _loop(
       if miou is None:
         return _stopped(step, saved)
       saved.save(step, state, batches.get_state(), miou)
+      pictures(step, state)
+    elif start == total and pictures.are_missing():  # The last start was killed just before them.
       pictures(step, state)
     while step < total:
       batch = mesh_lib.put_batch(progress.next(batches), mesh)

@@ -12,6 +12,7 @@ os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import hypothesis
+import numpy as np
 import pytest
 from absl import flags
 
@@ -38,3 +39,20 @@ def no_waiting():
   yield
   signal.alarm(0)
   signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="session")
+def damaged():
+  """Returns a function of a file's bytes: 25 copies with one wrong bit or byte, 5 cut off."""
+
+  def damaged(data):
+    rng = np.random.default_rng(0)
+    # Record files are padded with zeros that nobody reads.
+    places = np.flatnonzero(np.frombuffer(data, np.uint8))
+    for i, place in enumerate(rng.choice(places, 25)):
+      change = 1 << int(rng.integers(8)) if i % 2 else int(rng.integers(1, 256))
+      yield data[:place] + bytes([data[place] ^ change]) + data[place + 1 :]
+    for length in rng.integers(0, len(data), 5):
+      yield data[:length]
+
+  return damaged

@@ -54,11 +54,12 @@ RULES = {
   "ltss_jax.preemption": {"jax"},
   "ltss_jax.optimizer": {"jax", "ltss_jax.types", "numpy", "optax"},
   "ltss_jax.checkpoint": {"absl", "etils", "jax", "ltss_jax.checkpoint", "numpy", "orbax"},
-  "ltss_jax.checkpoint.contents": {"etils", "jax", "numpy", "xxhash"},
+  "ltss_jax.checkpoint.contents": {"etils", "jax", "ltss_jax.whole_file", "numpy", "xxhash"},
   "ltss_jax.metric_writer": {
     "absl",
     "clu",
     "etils",
+    "ltss_jax.json_lines",
     "ltss_jax.whole_file",
     "ltss_jax.workdir",
     "numpy",
@@ -66,7 +67,7 @@ RULES = {
   },
   "ltss_jax.workdir": {"etils"},
   "ltss_jax.whole_file": {"etils"},
-  "ltss_jax.json_lines": {"etils", "ltss_jax.whole_file"},
+  "ltss_jax.json_lines": {"absl", "etils", "ltss_jax.whole_file"},
   "ltss_jax.train_step": {"absl", "jax", "ltss_jax", "numpy", "optax"},
   "ltss_jax.evaluate": _RUN,
   "ltss_jax.run_length": {"numpy", "pycocotools"},
@@ -77,7 +78,13 @@ RULES = {
   "ltss_jax.api": _RUN | {"PIL"},
   "ltss_jax.export": _RUN,
   "ltss_jax.examples": _RUN,
-  "ltss_jax.example_images": {"etils", "input_pipeline", "ltss_jax.palette", "numpy"},
+  "ltss_jax.example_images": {
+    "etils",
+    "input_pipeline",
+    "ltss_jax.palette",
+    "ltss_jax.whole_file",
+    "numpy",
+  },
   # Reads what a run has left: neither models nor JAX.
   "ltss_jax.report": {
     "PIL",

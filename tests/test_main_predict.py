@@ -158,6 +158,7 @@ def test_export_writes_a_program_and_its_check(run, weights, tmp_path):
     "metadata.json",
     "model.stablehlo",
     "weights.npz",
+    "SHA256SUMS",
   }
   metadata = json.loads((output / "metadata.json").read_text())
   assert metadata["classes"] == list(CLASSES) and metadata["platforms"] == ["cpu"]

@@ -12,7 +12,7 @@ from absl import logging
 from etils import epath
 
 from input_pipeline import class_stats, prepared
-from input_pipeline.raw import contents as contents_lib, files, note as note_lib, record
+from input_pipeline.raw import contents as contents_lib, files, info, note as note_lib, record
 
 _NUM_NAMED = 20  # of the classes that occur nowhere
 _T, _R = TypeVar("_T"), TypeVar("_R")
@@ -30,7 +30,7 @@ class RecordBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   def _info(self) -> tfds.core.DatasetInfo:
     dtype = record.label_dtype(self._contents.metadata.ignore_label)
-    return tfds.core.DatasetInfo(
+    return info.Info(
       builder=self,
       description=self._contents.description,
       features=tfds.features.FeaturesDict(

@@ -5,6 +5,8 @@ from typing import Any
 
 from etils import epath
 
+from input_pipeline import prepared
+
 _FILE = "source.json"
 
 
@@ -14,6 +16,10 @@ def write_note(directory: epath.PathLike, note: dict[str, Any]) -> None:
 
 
 def read_note(directory: epath.PathLike) -> dict[str, Any]:
-  """Returns the note of a prepared directory; empty where there is none."""
+  """Returns the note of a prepared directory; empty where there is none.
+
+  Raises:
+    ValueError: if it is damaged; names the file.
+  """
   path = epath.Path(directory) / _FILE
-  return json.loads(path.read_text()) if path.exists() else {}
+  return prepared.read_json(path) if path.exists() else {}

@@ -7,7 +7,7 @@ import cv2
 import tensorflow_datasets as tfds
 
 from input_pipeline import class_stats, prepared
-from input_pipeline.raw import record
+from input_pipeline.raw import info, record
 from input_pipeline.shapes_lt import classes, plan, scenes
 
 JPEG_QUALITY = 95
@@ -50,7 +50,7 @@ class ShapesLt(tfds.core.GeneratorBasedBuilder):
     super().__init__(file_format=file_format, **kwargs)
 
   def _info(self) -> tfds.core.DatasetInfo:
-    return tfds.core.DatasetInfo(
+    return info.Info(
       builder=self,
       description=_DESCRIPTION,
       features=tfds.features.FeaturesDict(

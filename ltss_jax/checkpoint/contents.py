@@ -18,6 +18,8 @@ import xxhash
 from etils import epath
 from jax.experimental import multihost_utils
 
+from ltss_jax import whole_file
+
 _FORMAT = 1
 
 
@@ -80,7 +82,7 @@ class Contents:
         for name, array in described.items()
       }
       content = {"format": _FORMAT, "processes": jax.process_count(), "facts": self.facts}
-      return _sealed(content | {"arrays": arrays})
+      return json.dumps(whole_file.sealed(content | {"arrays": arrays}))
 
     directory = await directory.await_creation()
     path = epath.Path(directory) / _file_name(jax.process_index())
@@ -223,20 +225,12 @@ def _file_name(process: int) -> str:
   return f"process_{process}.json"
 
 
-def _sealed(content: Mapping[str, Any]) -> str:
-  """JSON with the digest of the content beside it."""
-  return json.dumps({"content": content, "digest": _text_digest(content)})
-
-
-def _text_digest(content: Any) -> str:
-  return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())
-
-
 def _unsealed(path: epath.Path) -> dict[str, Any]:
   try:
     sealed = json.loads(path.read_text())
-    if sealed["digest"] == _text_digest(sealed["content"]):
-      return sealed["content"]
-  except (KeyError, TypeError, ValueError):
+    content = whole_file.unsealed(sealed)
+    if content is not sealed:  # as it is where there is no seal
+      return content
+  except ValueError:
     pass
-  raise ValueError(f"{path} is damaged: it is not what was written there")
+  raise ValueError(f"{path} is not what was written there")

@@ -2,15 +2,16 @@
 
 import contextlib
 import dataclasses
-import io
 import math
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from absl import logging
 from etils import epath
 
+from input_pipeline import checked_files
 from ltss_jax import (
   example_images,
   json_lines,
@@ -20,6 +21,9 @@ from ltss_jax import (
   whole_file,
   workdir as files,
 )
+
+_REMEDY = "evaluate again, or remove it"
+_END_BYTES = 64  # of a record, its first and last entry
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,38 +81,61 @@ def read_run(workdir: epath.PathLike, label: str = "") -> Run:
   history = [(int(name), _read_record(workdir, name)) for name in names if name.isdigit()]
   evaluated = names[-1]
   record = history[-1][1] if evaluated.isdigit() else _read_record(workdir, evaluated)
-  config = run_config.read(workdir) or {}
+  config = run_config.flatten(run_config.read(workdir) or {})
+  lines = json_lines.read(files.metrics(workdir))
+  _warn_of_gaps(workdir, lines, config.get("train.log_every_steps", 0), history)
   return Run(
     workdir=workdir,
     label=label or workdir.name,
     evaluated=evaluated,
     record=record,
     history=history,
-    lines=json_lines.read(files.metrics(workdir)),
+    lines=lines,
     confusion=_read_confusion(workdir, evaluated, record),
     examples=_read_examples(files.examples(workdir, evaluated)),
-    config=run_config.flatten(config),
+    config=config,
     starts=json_lines.read(files.environment(workdir)),
   )
+
+
+def _warn_of_gaps(
+  workdir: epath.Path,
+  lines: list[dict[str, float]],
+  every: int,
+  history: list[tuple[int, dict[str, Any]]],
+) -> None:
+  """Says which steps up to the last evaluated one were logged and have no line any more."""
+  path = files.metrics(workdir)
+  if not (every and history and path.exists()):
+    return
+  logged = {line["step"] for line in lines}
+  missing = [step for step in range(every, history[-1][0] + 1, every) if step not in logged]
+  if missing:
+    logging.warning("%s has lost %d lines, the first of step %d", path, len(missing), missing[0])
 
 
 def _evaluated(workdir: epath.Path) -> list[str]:
   """Names of the results: those of weights in alphabetical order, then steps, ascending."""
   directory = workdir / "eval"
   paths = [p for p in directory.iterdir() if p.suffix == ".json"] if directory.is_dir() else []
-  # Other JSON beside them, such as predictions, may be large: a record starts with its mIoU.
-  names = [p.stem for p in paths if p.stem.isdigit() or _starts_with_miou(p)]
+  names = [p.stem for p in paths if p.stem.isdigit() or _is_record(p)]
   return sorted(names, key=lambda name: (name.isdigit(), int(name) if name.isdigit() else 0, name))
 
 
-def _starts_with_miou(path: epath.Path) -> bool:
+def _is_record(path: epath.Path) -> bool:
+  """Whether a file is a record, or one that was damaged, by its ends: others may be large."""
   with path.open("rb") as file:
-    return re.match(rb'\{\s*"mIoU"', file.read(64)) is not None
+    start = file.read(_END_BYTES)
+    file.seek(max(0, path.stat().length - _END_BYTES))
+    end = file.read()
+  # One damaged byte spoils the start or the end; what was cut off is short or has its start.
+  is_cut = len(start) < _END_BYTES and not start.startswith(b"[")
+  return is_cut or re.match(rb'\{\s*"mIoU"', start) is not None or b'"digest"' in end
 
 
 def _read_record(workdir: epath.Path, name: str) -> dict[str, Any]:
   path = files.record(workdir, name)
-  record = whole_file.read_json(path)
+  record = whole_file.read_json(path, _REMEDY)
   needed = {"mIoU", "fwIoU", "mACC", "pACC", "image_level", "pixel_level", "per_class"}
   missing = needed - record.keys() if isinstance(record, dict) else needed
   if missing:
@@ -123,7 +150,8 @@ def _read_confusion(workdir: epath.Path, name: str, record: dict[str, Any]) -> n
   path = files.confusion(workdir, name)
   if not path.exists():
     return None
-  with _named(path), np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+  arrays = checked_files.read_npz(path, _REMEDY)
+  with _named(path):
     (confusion,) = arrays.values()
   num_classes = len(record["per_class"])
   if confusion.shape != (num_classes, num_classes):
@@ -143,10 +171,7 @@ def _read_confusion(workdir: epath.Path, name: str, record: dict[str, Any]) -> n
 
 
 def _read_examples(path: epath.Path) -> list[example_images.Example]:
-  if not path.exists():
-    return []
-  with _named(path):
-    return example_images.load(path)
+  return example_images.load(path) if path.exists() else []
 
 
 @contextlib.contextmanager
@@ -154,8 +179,8 @@ def _named(path: epath.Path) -> Iterator[None]:
   """Names the file that cannot be read."""
   try:
     yield
-  except Exception as error:  # those of numpy and zipfile share no base class
-    raise ValueError(f"{path} is not readable ({error}); evaluate again, or remove it") from error
+  except ValueError as error:
+    raise ValueError(f"{path} is not readable ({error}); {_REMEDY}") from error
 
 
 def series(run: Run, name: str, max_points: int = 400) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,6 @@
 """The files of a study: one JSON per finished run, the log of attempts, the guard of its config."""
 
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
@@ -15,6 +14,7 @@ import ml_collections
 from ltss_jax import json_lines, results, run_config, whole_file, workdir as files
 from ltss_jax.study import plan
 
+_REMEDY = "remove it, and the run is collected anew"
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -133,12 +133,10 @@ class Folder:
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for path in sorted((self.path / "results").glob("*.json")):
       try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = whole_file.read_json(path, _REMEDY)
         found.setdefault(content["method"], {})[content["seed"]] = content
-      except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
-          f"{path} is no result of a study ({error!r}); remove it, and the run is collected anew"
-        ) from error
+      except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no result of a study ({error!r}); {_REMEDY}") from error
     return {
       method: dict(sorted(found[method].items())) for method in sorted(found, key=plan.sort_key)
     }

@@ -10,7 +10,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from input_pipeline import class_stats, prepared
+from input_pipeline import class_stats, pipeline, prepared
 from input_pipeline.folder import prepare
 
 REPOSITORY = Path(__file__).parents[2]
@@ -142,6 +142,50 @@ def test_room_is_made_only_where_nothing_serves(directory, tmp_path):
       (place / "classes.json").unlink()
     assert prepared.make_room(place, lambda is_wanted=is_wanted: is_wanted)
     assert list(place.parent.iterdir()) == []
+
+
+def test_a_directory_of_an_older_version_is_read_unchecked(directory, tmp_path):
+  shutil.copytree(directory, tmp_path / "old")
+  (tmp_path / "old" / "SHA256SUMS").unlink()
+  assert prepared.missing_files(tmp_path / "old") == []
+  assert prepared.read_metadata(tmp_path / "old") == prepared.read_metadata(directory)
+  sources = [prepared.open_source(path, "train") for path in (directory, tmp_path / "old")]
+  assert list(sources[0]) == list(sources[1])
+  for name in ("classes.json", "dataset_info.json", "features.json", "train_pixel_counts.npz"):
+    path = tmp_path / "old" / name
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(ValueError, match=rf"{name} is not readable .*prepare the data again"):
+      prepared.read_metadata(path.parent)
+      prepared.read_pixel_counts(path.parent, "train")
+      prepared.open_source(path.parent, "train")
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_damaged_record_is_named_in_training(directory, tmp_path, num_workers):
+  place = tmp_path / "1.0.0"
+  shutil.copytree(directory, place)
+  name = "folder-train.array_record-00000-of-00001"
+  data = bytearray((place / name).read_bytes())
+  # The PNG of the label of the last image, of which all four have one.
+  data[data.rindex(b"IHDR", 0, len(data)) + 6] ^= 1
+  (place / name).write_bytes(data)
+  source = prepared.open_source(place, "train")
+  assert [source[index]["file_name"] for index in range(3)] == ["0.jpg", "1.jpg", "2.jpg"]
+  config = pipeline.TrainPipelineConfig(
+    batch_size=4,
+    seed=0,
+    crop_size=8,
+    base_size=8,
+    max_size=8,
+    ignore_label=255,
+    num_workers=num_workers,
+  )
+  message = rf"record 3 of {place / name} is not readable .*hash mismatch.*remove {place} and prep"
+  with pipeline.train_iterator(source, config) as iterator:
+    with pytest.raises(ValueError, match=message):
+      next(iterator)
 
 
 _NO_NETWORK = """

@@ -90,6 +90,7 @@ def test_official_statistics_come_before_those_of_the_data(root, tmp_path):
   shutil.copytree(made, target)
   table = class_tables.load_class_table("coco_stuff_lt")
   prepared.write_metadata(target, table.metadata)
+  prepared.write_sums(target)
   config = coco_stuff_lt.get_config()
   config.data.dir = str(tmp_path)
   data = dataset.load_dataset(config)

@@ -1,6 +1,5 @@
 """Metrics on disk, after a clean run and after one that was cut off."""
 
-import json
 import os
 import sys
 
@@ -8,11 +7,9 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
-from ltss_jax import metric_writer
+from ltss_jax import json_lines, metric_writer
 
-
-def read(path):
-  return [json.loads(line) for line in path.read_text().splitlines()]
+read = json_lines.read
 
 
 def test_scalars_go_to_json_lines_and_tensorboard(tmp_path):
@@ -37,6 +34,20 @@ def test_resuming_drops_later_and_broken_lines(tmp_path):
   writer = metric_writer.JsonLinesWriter(path, start_step=2)
   writer.write_scalars(3, {"a": 30})
   assert [(line["step"], line["a"]) for line in read(path)] == [(1, 1.0), (2, 2.0), (3, 30.0)]
+
+
+def test_resuming_keeps_damaged_lines_and_says_so(tmp_path, caplog):
+  path = tmp_path / "metrics.jsonl"
+  writer = metric_writer.JsonLinesWriter(path)
+  for step in (10, 20, 30, 40):
+    writer.write_scalars(step, {"loss": 1 / step})
+  path.write_bytes(path.read_bytes().replace(b'"step": 20', b'"step": 60'))
+  metric_writer.JsonLinesWriter(path, start_step=30)
+  assert f"{path}: not as it was written" in caplog.text and '"step": 60' in caplog.text
+  lines = path.read_text().splitlines()
+  assert [line[:11] for line in lines] == ['{"step": 10', '{"step": 60', '{"step": 30']
+  with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2"):
+    read(path)
 
 
 def test_resuming_replaces_the_history_and_never_empties_it(tmp_path):

@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 
@@ -63,14 +61,14 @@ def test_equal_counts_give_equal_files(tmp_path):
   results.write_record(make_record(confusion()), first)
   results.write_record(make_record(confusion()), second)
   assert first.read_bytes() == second.read_bytes()
-  assert json.loads(first.read_text(encoding="utf-8")) == make_record(confusion())
+  assert whole_file.read_json(first) == make_record(confusion())
   assert "車" in first.read_text(encoding="utf-8")
 
 
 def test_writing_replaces_and_leaves_nothing_behind(tmp_path):
   results.write_record({"mIoU": 1.0}, tmp_path / "3.json")
   results.write_record({"mIoU": 2.0}, tmp_path / "3.json")
-  assert json.loads((tmp_path / "3.json").read_text()) == {"mIoU": 2.0}
+  assert whole_file.read_json(tmp_path / "3.json") == {"mIoU": 2.0}
   assert [entry.name for entry in tmp_path.iterdir()] == ["3.json"]
 
 

@@ -103,7 +103,7 @@ def test_preparation_is_deterministic(folder, tmp_path):
   first = prepare.prepare_folder(tmp_path / "a", folder, 255)
   second = prepare.prepare_folder(tmp_path / "b", folder, 255)
   first, second = snapshot(first), snapshot(second)
-  assert len(first) == 8
+  assert len(first) == 9
   assert first == second
 
 

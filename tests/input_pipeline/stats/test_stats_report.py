@@ -13,6 +13,7 @@ def _published_directory(prepared_directory, tmp_path):
   """The small data set with the name and the classes of MHP-v2-LT."""
   directory = shutil.copytree(prepared_directory, tmp_path / "1.0.0")
   prepared.write_metadata(directory, class_tables.load_class_table("mhp_v2_lt").metadata)
+  prepared.write_sums(directory)
   return directory
 
 
@@ -95,6 +96,7 @@ def test_prepared_data_is_compared_with_the_official_table(published_directory):
 def test_other_classes_under_a_published_name_are_not_compared(published_directory, caplog):
   metadata = prepared.ClassMetadata("mhp_v2_lt", ("a", "b", "c", "d"), (0, 1, 2, 3), 255)
   prepared.write_metadata(published_directory, metadata)
+  prepared.write_sums(published_directory)
   statistics = report.from_directory(published_directory)
   assert statistics.official is None and statistics.groups_from == "train"
   assert "its classes are not those of the official table" in caplog.text
@@ -103,6 +105,7 @@ def test_other_classes_under_a_published_name_are_not_compared(published_directo
 def test_published_name_without_counts_uses_the_data(published_directory):
   table = class_tables.load_class_table("mhp_v2")
   prepared.write_metadata(published_directory, table.metadata)
+  prepared.write_sums(published_directory)
   record = report.record(report.from_directory(published_directory))
   assert record["groups_from"] == "train" and record["comparison"] is None
 
@@ -121,6 +124,7 @@ def test_split_without_labelled_pixels_has_no_gini(prepared_directory, tmp_path)
   directory = shutil.copytree(prepared_directory, tmp_path / "1.0.0")
   counts = class_stats.PixelCounts.from_rows([(2, 2)], [([], [])])
   prepared.write_pixel_counts(directory, "val", counts)
+  prepared.write_sums(directory)
   record = report.record(report.from_directory(directory))
   assert record["splits"]["val"]["image_level"]["gini"] is None
   assert record["splits"]["val"]["images_per_number_of_classes"] == [1]

@@ -41,41 +41,23 @@ def data_state():
   return _data_state
 
 
-class Damages:
-  """Damages one file of a folder at a time, at places that follow from a seed."""
-
-  def __init__(self, folder: pathlib.Path, seed: int):
-    files = (path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
-    self._files = {path: path.read_bytes() for path in sorted(files)}
-    self._rng = np.random.default_rng(seed)
-
-  def flipped_bytes(self, count: int):
-    """Yields `count` times, each time with another byte changed; half of them in large files."""
-    sizes = np.array([len(data) for data in self._files.values()])
-    paths = list(self._files)
-    for i in range(count):
-      share = sizes / sizes.sum() if i % 2 else None
-      path = paths[self._rng.choice(len(paths), p=share)]
-      data = bytearray(self._files[path])
-      place = self._rng.integers(len(data))
-      data[place] ^= self._rng.integers(1, 256)
-      yield from self._with(path, bytes(data), f"byte {place} of {path}")
-
-  def truncated(self, count: int):
-    """Yields `count` times, each time with a file cut off."""
-    paths = list(self._files)
-    for _ in range(count):
-      path = paths[self._rng.integers(len(paths))]
-      length = self._rng.integers(len(self._files[path]))
-      yield from self._with(path, self._files[path][:length], f"{path} cut to {length} bytes")
-
-  def _with(self, path: pathlib.Path, data: bytes, what: str):
-    path.write_bytes(data)
-    yield what
-    path.write_bytes(self._files[path])
-
-
 @pytest.fixture
-def damages():
-  """`Damages`, to be made of a folder and a seed."""
-  return Damages
+def damage_one_by_one(damaged):
+  """Function of a folder: yields 25 times with a byte changed and 5 times with a file cut off.
+
+  It yields what it has done, to one of the files, half of the time a large one; the next file is
+  damaged after that one is as it was.
+  """
+
+  def one_by_one(folder: pathlib.Path):
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.stat().st_size]
+    sizes = np.array([path.stat().st_size for path in files])
+    rng = np.random.default_rng(0)
+    for i in range(30):
+      path = files[rng.choice(len(files), p=sizes / sizes.sum() if i % 2 else None)]
+      data = path.read_bytes()
+      path.write_bytes(list(damaged(data))[i])
+      yield f"{path}, damage {i}"
+      path.write_bytes(data)
+
+  return one_by_one

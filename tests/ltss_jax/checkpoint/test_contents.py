@@ -49,15 +49,15 @@ def test_digests_are_those_of_the_bytes_in_their_places(tmp_path):
   save(tmp_path / "one", tree)
   written = json.loads((tmp_path / "one" / "contents" / "process_0.json").read_text())
   digest = xxhash.xxh3_128(np.arange(6, dtype="<f4").tobytes()).hexdigest()
-  assert written["content"]["arrays"]["whole"] == {
+  assert written["arrays"]["whole"] == {
     "dtype": "float32",
     "shape": [6],
     "parts": {"0:6": digest},
   }
-  assert written["content"]["arrays"]["number"]["parts"].keys() == {""}
+  assert written["arrays"]["number"]["parts"].keys() == {""}
   save(tmp_path / "divided", {"whole": on_mesh(tree["whole"], 2, "x")})
   written = json.loads((tmp_path / "divided" / "contents" / "process_0.json").read_text())
-  parts = written["content"]["arrays"]["whole"]["parts"]
+  parts = written["arrays"]["whole"]["parts"]
   assert parts["3:6"] == xxhash.xxh3_128(np.arange(3, 6, dtype="<f4").tobytes()).hexdigest()
 
 
@@ -154,4 +154,4 @@ def test_each_of_two_processes_notes_its_own_parts(tmp_path):
   assert columns == ("(None, 'x') [] ['w']",) * 2
   for i, parts in ((0, {"0:2,0:8", "2:4,0:8"}), (1, {"4:6,0:8", "6:8,0:8"})):
     written = json.loads((tmp_path / "saved" / "contents" / f"process_{i}.json").read_text())
-    assert written["content"]["arrays"]["w"]["parts"].keys() == parts
+    assert written["arrays"]["w"]["parts"].keys() == parts

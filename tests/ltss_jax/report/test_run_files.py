@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ltss_jax import workdir as files
+from ltss_jax import whole_file, workdir as files
 from ltss_jax.report import run_files
 
 
@@ -13,7 +13,7 @@ def test_a_run_is_read_with_the_results_of_its_last_step(workdir):
   run = run_files.read_run(workdir)
   assert (run.label, run.evaluated) == ("demo", "100")
   assert [step for step, _ in run.history] == [50, 100]
-  assert run.record == json.loads((workdir / "eval" / "100.json").read_text())
+  assert run.record == whole_file.read_json(workdir / "eval" / "100.json")
   assert run.confusion.shape == (12, 12) and len(run.examples) == 8
   assert run.config["optimizer.learning_rate"] == 1e-3
   assert run.starts[0]["commit"] == "0123456789abcdef"
@@ -41,7 +41,7 @@ def test_a_folder_without_results_is_refused(tmp_path):
     ("config.json", b"{", "config.json is not readable"),
     ("eval/100.json", b"\xff\xfe", "100.json is not readable"),
     ("eval/100.json", b"[1]", "100.json lacks .*mIoU"),
-    ("metrics.jsonl", b"not JSON\n", "metrics.jsonl holds a line"),
+    ("metrics.jsonl", b"not JSON\n", "metrics.jsonl, line 1: not as"),
     ("eval/100_confusion.npz", b"", "100_confusion.npz is not readable"),
     ("eval/100_examples.npz", b"PK", "100_examples.npz is not readable"),
   ],

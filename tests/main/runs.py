@@ -1,0 +1,108 @@
+"""Small trainings by main.py, as real processes, and what they leave behind."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import jax
+import numpy as np
+import pytest
+
+from ltss_jax import checkpoint
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+_COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
+NUM_STEPS = 12
+# Small enough to compile in seconds.
+SMALL = (
+  "--config.model.aspp_channels=8",
+  "--config.model.low_level_channels=8",
+  "--config.model.decoder_channels=8",
+  "--config.model.aspp_dilations=(1,)",
+  "--config.data.crop_size=32",
+  "--config.data.num_workers=0",
+  "--config.batch_size=4",
+  "--config.eval.batch_size=4",
+  f"--config.train.steps={NUM_STEPS}",
+  "--config.train.log_every_steps=3",
+  "--config.checkpoint.every_steps=4",
+  "--config.eval.every_steps=8",
+  "--config.train.report=false",
+)
+
+
+def command(folder, data_dir, workdir, *arguments, moment=None):
+  return [
+    sys.executable,
+    *(["tests/main/kill_at.py", moment] if moment else []),
+    "main.py",
+    "--config=configs/folder.py",
+    f"--config.data.root={folder}",
+    f"--config.data.dir={data_dir}",
+    f"--workdir={workdir}",
+    *SMALL,
+    *arguments,
+  ]
+
+
+def environment(devices=1):
+  """Runs of the same program share its compilation, as they may for users (docs/training.md)."""
+  return os.environ | {
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    "JAX_COMPILATION_CACHE_DIR": _COMPILED.name,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+  }
+
+
+def run(*arguments, devices=1, moment=None):
+  return subprocess.run(
+    command(*arguments, moment=moment),
+    cwd=REPOSITORY,
+    env=environment(devices),
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def start(*arguments, devices=1):
+  return subprocess.Popen(
+    command(*arguments),
+    cwd=REPOSITORY,
+    env=environment(devices),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+
+
+def metrics(workdir, *names):
+  """The named values of metrics.jsonl by step."""
+  lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  return [(line["step"], *[line[n] for n in names]) for line in lines if names[0] in line]
+
+
+def saved_state(workdir, step=NUM_STEPS):
+  """Everything a checkpoint holds, as numpy arrays."""
+  with checkpoint.Checkpoints(workdir / "checkpoints", keep=100) as saved:
+    return saved.read_raw(step)
+
+
+def assert_same_run(workdir, reference):
+  """Bit-identical parameters, optimizer state, logged metrics and results."""
+  jax.tree.map(np.testing.assert_array_equal, saved_state(workdir), saved_state(reference))
+  names = ("loss", "grad_norm", "learning_rate")
+  assert metrics(workdir, *names) == metrics(reference, *names)
+  for step in (8, NUM_STEPS):
+    ours, theirs = (w / "eval" / f"{step}.json" for w in (workdir, reference))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def wait_for_line(process, text):
+  for line in process.stdout:
+    if text in line:
+      return
+  pytest.fail(f"the process ended before it printed {text!r}")
