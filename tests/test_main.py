@@ -14,6 +14,7 @@ import cv2
 import jax
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing import event_accumulator
 
 from ltss_jax import checkpoint, example_images, results
 
@@ -91,6 +92,16 @@ def compile_once(tmp_path_factory):
     yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def without_tensorflow(tmp_path_factory):
+  """Ends every process of this module that as much as tries to import TensorFlow."""
+  folder = tmp_path_factory.mktemp("blocked")
+  (folder / "tensorflow.py").write_text("raise SystemExit('TensorFlow was imported')\n")
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("PYTHONPATH", str(folder))
+    yield
+
+
 def environment(devices=1):
   return os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
 
@@ -134,6 +145,10 @@ def assert_same_run(workdir, reference):
   jax.tree.map(np.testing.assert_array_equal, saved_state(workdir), saved_state(reference))
   names = ("loss", "grad_norm", "learning_rate")
   assert metrics(workdir, *names) == metrics(reference, *names)
+  events = event_accumulator.EventAccumulator(str(workdir)).Reload()
+  for name in ("loss", "eval/mIoU"):
+    shown = [(event.step, event.value) for event in events.Scalars(name)]
+    assert shown == [(step, np.float32(value)) for step, value in metrics(workdir, name)]
   for step in (8, NUM_STEPS):
     ours, theirs = (w / "eval" / f"{step}.json" for w in (workdir, reference))
     assert ours.read_bytes() == theirs.read_bytes()
