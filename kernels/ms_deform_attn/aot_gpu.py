@@ -69,7 +69,9 @@ def _figures(function: Callable, arguments, *, pallas: bool) -> dict[str, object
     try:
       with lowering():
         lowered = jax.jit(function).lower(*arguments)
-      compiled = lowered.compile(compiler_options={"xla_dump_to": folder})
+      # Newer compilers dump what the emitters make, PTX among it, only where it is asked for.
+      options = {"xla_dump_to": folder, "xla_dump_emitter_re": ".*"}
+      compiled = lowered.compile(compiler_options=options)
     except Exception as error:  # Whatever the compilers raise is the result.
       return {"error": str(error).splitlines()[0]}
     figures = _launches(pathlib.Path(folder)) | _assembled(pathlib.Path(folder))
