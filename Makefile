@@ -14,13 +14,17 @@ DEMO := runs/demo
 # Of the study, with their numbers of seeds: most for the baseline and the method named beforehand.
 MASK2FORMER_METHODS := baseline:5,frequency_matcher:5,rfs:3,copy_paste:3,seesaw:3,rfs+copy_paste+frequency_matcher:3
 DEEPLABV3PLUS_METHODS := baseline:5,rfs:5,copy_paste:3,seesaw:3,rfs+copy_paste:3
+# The newest of everything, on the newest of these Pythons that is there.
+NEWEST := .venv-newest
+NEWEST_PYTHON ?= $(shell for minor in 14 13 12 11; do \
+  python3.$$minor -c "" 2>/dev/null && echo python3.$$minor && break; done)
 # Compilers for accelerators that are not there, each in an environment of its own.
 AOT_TPU := .venv-aot-tpu
 AOT_GPU := .venv-aot-gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help demo study study-mask2former study-deeplabv3plus test test-slow lint format bench aot \
-  aot-all clean
+.PHONY: help demo study study-mask2former study-deeplabv3plus test test-slow test-newest lint format \
+  bench aot aot-all clean
 
 help:
 	@echo "Times are of two CPU cores, without the first installation (about a minute and a half)."
@@ -28,6 +32,7 @@ help:
 	@echo "make study      2-3 h  compare the methods for long tails on it, with both models; goes on where stopped"
 	@echo "make test      13 min  the tests, without the slow ones"
 	@echo "make test-slow 24 min  complete runs that must reach the README's results, and longer checks"
+	@echo "make test-newest MIN min  the tests with the newest Python found and the newest releases allowed"
 	@echo "make lint              check style and formatting"
 	@echo "make format            format the code"
 	@echo "make bench     11 min  time the hot paths, side by side with alternatives (14 min where torch is)"
@@ -59,6 +64,15 @@ test: $(INSTALLED)
 test-slow: $(INSTALLED)
 	$(RUN) -m pytest -m slow $(TESTS)
 
+# No stamp: releases that have come out since the last time are wanted.
+test-newest:
+	$(NEWEST_PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade \
+	  --upgrade-strategy eager -r requirements-dev.txt
+	$(NEWEST)/bin/python --version
+	$(NEWEST)/bin/python -m pip list --format=freeze | grep -E "^(jax|flax|optax|orbax|grain|numpy|scipy)"
+	$(NEWEST)/bin/python -m pytest -n $(TEST_WORKERS) -m "not slow" $(TESTS)
+
 lint: $(INSTALLED)
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
@@ -87,7 +101,7 @@ aot-all: aot
 	  echo $$target && $(AOT_TPU)/bin/python -m kernels.ms_deform_attn.aot $$target || exit 1; done
 
 clean:
-	rm -rf $(VENV) $(AOT_TPU) $(AOT_GPU) $(DEMO) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(NEWEST) $(AOT_TPU) $(AOT_GPU) $(DEMO) .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(AOT_TPU)/.installed: JAX := jax[tpu]
@@ -97,9 +111,20 @@ $(AOT_TPU)/.installed $(AOT_GPU)/.installed: requirements.txt
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt "$(JAX)"
 	@touch $@
 
+# A Python that is asked for by name and is another than that of .venv makes it anew.
+ifneq ($(origin PYTHON),file)
+ifneq ($(wildcard $(RUN)),)
+MINOR := -c "import sys; print(sys.version_info[:2])"
+ifneq ($(shell $(RUN) $(MINOR)),$(shell $(PYTHON) $(MINOR)))
+.PHONY: $(INSTALLED)
+$(INSTALLED): CLEAR := --clear
+endif
+endif
+endif
+
 $(INSTALLED): requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit(\
 	  "Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + "; try make PYTHON=python3.12")'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(CLEAR) $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@

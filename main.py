@@ -3,7 +3,6 @@
 python main.py --config=configs/shapes_lt.py --workdir=runs/demo
 """
 
-import os
 from typing import Any
 
 import ml_collections
@@ -11,10 +10,6 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from configs import flags as config_parsing
-
-# TensorFlow, which only writes TensorBoard's files here, would greet with its build options.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "Config file and its variants, FILE[:key=value,...].", lock_config=True
@@ -83,7 +78,7 @@ def main(argv: list[str]) -> None:
 
 
 def _run(config: ml_collections.ConfigDict, workdir: str) -> None:
-  """Each mode imports what it needs: TensorBoard's libraries are for training only."""
+  """Each mode imports what it needs."""
   weights = _CHECKPOINT.value
   if _MODE.value == "predict":
     from ltss_jax import predict

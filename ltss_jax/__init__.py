@@ -9,14 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
   from ltss_jax.api import Model, Segmentation, load
+  from ltss_jax.exported_program import load as load_exported
 
-__all__ = ["Model", "Segmentation", "load"]
+__all__ = ["Model", "Segmentation", "load", "load_exported"]
 
 
 def __getattr__(name: str) -> Any:
   """Imports the interface when it is first used: `import ltss_jax` alone costs nothing."""
   if name not in __all__:
     raise AttributeError(f"module 'ltss_jax' has no attribute {name!r}")
+  if name == "load_exported":
+    from ltss_jax import exported_program
+
+    return exported_program.load
   from ltss_jax import api
 
   return {"Model": api.Model, "Segmentation": api.Segmentation, "load": api.load}[name]

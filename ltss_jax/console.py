@@ -55,9 +55,14 @@ def one_message_per_error() -> Iterator[None]:
   """
   try:
     yield
-  except _EXPECTED_ERRORS as error:
+  except (*_EXPECTED_ERRORS, ImportError) as error:
     raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
-    if not _is_ours(raised_in) and not isinstance(error, OSError):
+    if isinstance(error, ImportError):
+      # fsspec names the package that it needs for a path such as gs://bucket/run.
+      is_expected = pathlib.Path(raised_in).parent.name == "fsspec"
+    else:
+      is_expected = _is_ours(raised_in) or isinstance(error, OSError)
+    if not is_expected:
       raise
     logging.vlog(1, "Traceback:", exc_info=True)
     logging.flush()

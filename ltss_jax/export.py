@@ -13,10 +13,9 @@ from jax import export as jax_export
 
 from configs import common
 from input_pipeline import checked_files, prediction_files
-from ltss_jax import architectures, evaluate, predict, resize_labels
+from ltss_jax import architectures, evaluate, exported_program, predict, resize_labels
+from ltss_jax.exported_program import METADATA_FILE, PROGRAM_FILE, WEIGHTS_FILE
 
-PROGRAM_FILE, WEIGHTS_FILE = "model.stablehlo", "weights.npz"
-METADATA_FILE = "metadata.json"
 # The share of pixels whose label must equal the model's own; scores that are equal but for rounding
 # may change places.
 _LEAST_AGREEMENT = 0.999
@@ -65,7 +64,8 @@ def export(
     (output / name).unlink(missing_ok=True)
   (output / PROGRAM_FILE).write_bytes(program.serialize())
   _write_weights(output / WEIGHTS_FILE, (model.params, model.stats))
-  metadata = _metadata(config, model, size) | {"check": check(output, model, config, size)}
+  metadata = _metadata(config, model, size) | exported_program.versions(program)
+  metadata["check"] = check(output, model, config, size)
   (output / METADATA_FILE).write_text(json.dumps(metadata, indent=2, ensure_ascii=False) + "\n")
   checked_files.write_sums(output, (PROGRAM_FILE, WEIGHTS_FILE, METADATA_FILE))
   logging.info("Exported %s to %s", model.name, output)
@@ -205,7 +205,6 @@ def _metadata(
     "deformable_attention": config.model.deformable_attention,
     "dtype": config.eval.dtype,
     "weights": model.name,
-    "jax_version": jax.__version__,
   }
 
 
@@ -236,9 +235,8 @@ def check(
       "Not checked: the program is for %s, and this is %s", config.export.platforms, platform
     )
     return {"platform": platform, "equal_labels": None}
-  program = jax_export.deserialize((directory / PROGRAM_FILE).read_bytes())
-  with (directory / WEIGHTS_FILE).open("rb") as file, np.load(file) as arrays:
-    leaves = [arrays[name] for name in arrays.files]
+  program = exported_program.read_program(directory, jax.__version__)
+  leaves = exported_program.read_weights(directory)
   image = _test_images(config.export.batch_size or 2, size)
   exported = np.asarray(program.call(leaves, image)["labels"])
   predictor = evaluate.Predictor(model.architecture, model.mesh)

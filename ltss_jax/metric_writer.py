@@ -1,56 +1,81 @@
-"""Metrics and pictures to TensorBoard, JSON lines and Weights & Biases, through clu."""
+"""Metrics and pictures to TensorBoard, JSON lines and Weights & Biases.
 
+The interface is that of `clu.metric_writers`, as far as it is used here: the package itself, its
+interface included, imports TensorFlow, which nothing else here needs.
+"""
+
+import contextlib
 import uuid
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from absl import logging
-from clu import metric_writers
-from clu.metric_writers import interface
+from clu import asynclib
 from etils import epath
 
-from ltss_jax import json_lines, whole_file, workdir as files
+from ltss_jax import event_files, json_lines, whole_file, workdir as files
+
+Scalar = int | float | np.number | np.ndarray
 
 _WANDB_ID = "wandb_id.txt"
 
 
-class _QuietWriter(interface.MetricWriter):
-  """Drops whatever a subclass does not write."""
+class MetricWriter(Protocol):
+  """Where metrics go; a writer may drop what it has no place for."""
 
-  def write_scalars(self, step, scalars):
-    pass
+  def write_scalars(self, step: int, scalars: Mapping[str, Scalar]) -> None:
+    """Writes numbers of a step."""
 
-  def write_summaries(self, step, values, metadata=None):
-    pass
+  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+    """Writes images of a step, uint8 [N, H, W, 3] under each name."""
 
-  def write_images(self, step, images):
-    pass
+  def flush(self) -> None:
+    """Brings all that was written to its place."""
 
-  def write_videos(self, step, videos):
-    pass
-
-  def write_audios(self, step, audios, *, sample_rate):
-    pass
-
-  def write_texts(self, step, texts):
-    pass
-
-  def write_histograms(self, step, arrays, num_buckets=None):
-    pass
-
-  def write_hparams(self, hparams):
-    pass
-
-  def flush(self):
-    pass
-
-  def close(self):
-    pass
+  def close(self) -> None:
+    """Flushes and ends; nothing may be written after."""
 
 
-class JsonLinesWriter(_QuietWriter):
-  """Writes scalars as JSON lines, `{"step": 20, "loss": 1.25, "digest": ...}`; drops the rest."""
+class AsyncWriter:
+  """Hands everything on to other writers in the background, in order.
+
+  What fails there is raised by the next call here, as `asynclib.AsyncError`.
+  """
+
+  def __init__(self, writers: Sequence[MetricWriter]):
+    self._writers = tuple(writers)
+    # A single thread keeps the order.
+    self._pool = asynclib.Pool("metric_writer", max_workers=1)
+
+  def write_scalars(self, step: int, scalars: Mapping[str, Scalar]) -> None:
+    self._pool(self._each)("write_scalars", step, scalars)
+
+  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+    self._pool(self._each)("write_images", step, images)
+
+  def flush(self) -> None:
+    self._pool(self._each)("flush")
+    self._pool.join()
+
+  def close(self) -> None:
+    try:
+      self._pool(self._each)("close")
+    finally:
+      self._pool.close()
+
+  def _each(self, method: str, *arguments: Any) -> None:
+    with contextlib.ExitStack() as stack:  # all of them, whatever fails
+      for writer in reversed(self._writers):
+        stack.callback(getattr(writer, method), *arguments)
+
+
+class JsonLinesWriter:
+  """Writes scalars as JSON lines, `{"step": 20, "loss": 1.25, "digest": ...}`; drops the rest.
+
+  A line is in the file at once, or from the next `flush` on in a store of objects (gs://), which
+  takes whole files only.
+  """
 
   def __init__(self, path: epath.PathLike, start_step: int = 0):
     """Opens the file for appending.
@@ -60,7 +85,7 @@ class JsonLinesWriter(_QuietWriter):
       start_step: lines of later steps, left by a run that was cut off, are removed. Damaged ones
         before them stay for a person to look at, with a warning.
     """
-    self._path = epath.Path(path)
+    self._path, self._unwritten = epath.Path(path), b""
     if self._path.exists():
       *lines, rest = self._path.read_bytes().split(b"\n")
       later = (n for n, line in enumerate(lines) if self._step(line, start_step) > start_step)
@@ -76,13 +101,29 @@ class JsonLinesWriter(_QuietWriter):
       logging.warning("%s: %r", error, line)
       return unknown
 
-  def write_scalars(self, step: int, scalars: Mapping[str, interface.Scalar]) -> None:
+  def write_scalars(self, step: int, scalars: Mapping[str, Scalar]) -> None:
     line = {"step": int(step)} | {name: float(value) for name, value in scalars.items()}
-    with self._path.open("ab") as file:
-      file.write(json_lines.line_of(line))
+    self._unwritten += json_lines.line_of(line)
+    if whole_file.grows(self._path):
+      with self._path.open("ab") as file:
+        file.write(self._unwritten)
+      self._unwritten = b""
+
+  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+    pass
+
+  def flush(self) -> None:
+    if self._unwritten:
+      before = self._path.read_bytes() if self._path.exists() else b""
+      with whole_file.replacing(self._path) as file:
+        file.write(before + self._unwritten)
+      self._unwritten = b""
+
+  def close(self) -> None:
+    self.flush()
 
 
-class WandbWriter(_QuietWriter):
+class WandbWriter:
   """Sends scalars and images to a project of Weights & Biases; drops the rest."""
 
   def __init__(self, project: str, workdir: epath.PathLike, config: Mapping[str, Any]):
@@ -116,15 +157,18 @@ class WandbWriter(_QuietWriter):
     )
     logging.info("Weights & Biases: run %s of project %s", self._run.id, project)
 
-  def write_scalars(self, step: int, scalars: Mapping[str, interface.Scalar]) -> None:
+  def write_scalars(self, step: int, scalars: Mapping[str, Scalar]) -> None:
     self._run.log({name: float(value) for name, value in scalars.items()}, step=int(step))
 
-  def write_images(self, step: int, images: Mapping[str, interface.Array]) -> None:
+  def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
     pictures = {
       name: [self._wandb.Image(np.asarray(image)) for image in batch]
       for name, batch in images.items()
     }
     self._run.log(pictures, step=int(step))
+
+  def flush(self) -> None:
+    pass  # the package sends in the background by itself
 
   def close(self) -> None:
     self._run.finish()
@@ -137,7 +181,7 @@ def create_writer(
   is_primary: bool,
   wandb_project: str = "",
   config: Mapping[str, Any] | None = None,
-) -> interface.MetricWriter:
+) -> MetricWriter:
   """TensorBoard events and metrics.jsonl in `workdir`, written in the background by process 0 only.
 
   Args:
@@ -150,12 +194,12 @@ def create_writer(
   Raises:
     ValueError: a project is given, but the package is not installed.
   """
-  if not is_primary:
-    return metric_writers.MultiWriter([])
-  writers = [
-    metric_writers.SummaryWriter(str(workdir)),
-    JsonLinesWriter(files.metrics(workdir), start_step),
-  ]
-  if wandb_project:
-    writers.append(WandbWriter(wandb_project, workdir, config or {}))
-  return metric_writers.AsyncMultiWriter(writers)
+  writers = []
+  if is_primary:
+    writers += [
+      event_files.EventWriter(workdir, start_step),
+      JsonLinesWriter(files.metrics(workdir), start_step),
+    ]
+    if wandb_project:
+      writers.append(WandbWriter(wandb_project, workdir, config or {}))
+  return AsyncWriter(writers)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import ml_collections
 from absl import logging
-from clu import metric_writers, parameter_overview
+from clu import parameter_overview
 from etils import epath
 
 from input_pipeline import pipeline, prepared
@@ -150,7 +150,7 @@ def _train(
     writer = _open_records(config, dataset, workdir, int(state.step))
     schedule = optimizer.learning_rate_schedule(recipe)
     pictures = _Pictures(config, dataset, workdir, evaluation, writer)
-    with contextlib.closing(writer), metric_writers.ensure_flushes(writer):
+    with contextlib.closing(writer):
       return _loop(
         config, mesh, state, step_function, batches, saved, evaluation, writer, schedule, pictures
       )
@@ -192,7 +192,7 @@ def _warn_of_mining(config: ml_collections.ConfigDict, class_loss: class_losses.
 
 def _open_records(
   config: ml_collections.ConfigDict, dataset: Dataset, workdir: epath.Path, step: int
-) -> metric_writers.MetricWriter:
+) -> metric_writer.MetricWriter:
   """Process 0 notes what this start runs on; returns where metrics go."""
   is_primary = jax.process_index() == 0
   if is_primary:
@@ -224,7 +224,7 @@ class _Pictures:
     dataset: Dataset,
     workdir: epath.Path,
     evaluation: evaluation_run.EvaluationRun,
-    writer: metric_writers.MetricWriter,
+    writer: metric_writer.MetricWriter,
   ):
     self._options, self._num_classes = config.train, dataset.metadata.num_classes
     self._config, self._dataset, self._predictor = config, dataset, evaluation.predictor
@@ -262,7 +262,7 @@ def _loop(
   batches: pipeline.TrainIterator,
   saved: checkpoint.Checkpoints,
   evaluation: evaluation_run.EvaluationRun,
-  writer: metric_writers.MetricWriter,
+  writer: metric_writer.MetricWriter,
   schedule: Callable[[int], jax.Array],
   pictures: _Pictures,
 ) -> bool:
@@ -356,7 +356,7 @@ def _log(
   metrics: dict[str, Any],
   schedule: Callable[[int], jax.Array],
   progress: Progress,
-  writer: metric_writers.MetricWriter,
+  writer: metric_writer.MetricWriter,
 ) -> None:
   """Writes the means since the last log step, and the progress line."""
   num_steps = (step - 1) % config.train.log_every_steps + 1

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
@@ -34,6 +35,11 @@ def replacing(path: epath.PathLike) -> Iterator[BinaryIO]:
   except BaseException:
     temporary.unlink(missing_ok=True)
     raise
+
+
+def grows(path: epath.PathLike) -> bool:
+  """Whether a file there can be added to: stores of objects (gs://, s3://) take whole ones only."""
+  return "://" not in os.fspath(epath.Path(path))
 
 
 def write_text(path: epath.PathLike, text: str) -> None:

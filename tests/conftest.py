@@ -2,22 +2,18 @@
 
 import os
 import signal
-import sys
 
 # Tests run on the CPU, whatever the machine has; set the variable to test on an accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Four virtual devices, for what must not depend on their number.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
-# tensorflow, which the data set library encodes images with, logs its build on import.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Paths such as gs:// without TensorFlow, where it is installed, too.
+os.environ.setdefault("EPATH_USE_TF", "false")
 
 import hypothesis
 import numpy as np
 import pytest
 from absl import flags
-
-# torch, where it is installed as a judge, would load triton, whose LLVM clashes with tensorflow's.
-sys.modules.setdefault("triton", None)
 
 # Worker processes of the input pipeline read absl flags, which pytest never parses.
 flags.FLAGS.mark_as_parsed()

@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import subprocess
 import sys
 
 import pytest
@@ -59,11 +60,20 @@ RULES = {
     "absl",
     "clu",
     "etils",
+    "ltss_jax.event_files",
     "ltss_jax.json_lines",
     "ltss_jax.whole_file",
     "ltss_jax.workdir",
     "numpy",
     "wandb",
+  },
+  "ltss_jax.event_files": {
+    "PIL",
+    "etils",
+    "google",
+    "ltss_jax.whole_file",
+    "numpy",
+    "tensorboard",
   },
   "ltss_jax.workdir": {"etils"},
   "ltss_jax.whole_file": {"etils"},
@@ -161,6 +171,36 @@ def test_every_module_keeps_to_its_rule():
     if names:
       found[module] = names
   assert found == {}
+
+
+_IMPORT_ALL = """
+import importlib
+import sys
+
+class Forbidden:
+  def find_spec(self, name, path=None, target=None):
+    if name == "tensorflow":
+      raise SystemExit("TensorFlow was imported")
+
+sys.meta_path.insert(0, Forbidden())
+for name in sys.argv[1:]:
+  importlib.import_module(name)
+"""
+
+
+def test_no_module_imports_tensorflow():
+  """Nor does any library that they import, not even to see whether it is there."""
+  packages = ("configs", "input_pipeline", "kernels", "ltss_jax")
+  paths = [path for package in packages for path in sorted((REPOSITORY / package).rglob("*.py"))]
+  names = [module_name(path) for path in paths if path.name != "__main__.py"]
+  process = subprocess.run(
+    [sys.executable, "-c", _IMPORT_ALL, "main", *names],
+    cwd=REPOSITORY,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert process.returncode == 0, process.stderr
 
 
 def test_every_top_level_package_has_a_rule():

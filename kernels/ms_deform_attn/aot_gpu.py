@@ -1,5 +1,6 @@
 """Reads off the GPU compilers what the kernels need on an H100, without one: memory, registers."""
 
+import contextlib
 import importlib.util
 import math
 import pathlib
@@ -27,6 +28,15 @@ def topology() -> topologies.TopologyDescription:
   )
 
 
+def lowering() -> contextlib.AbstractContextManager:
+  """Within it, programs with kernels are traced and lowered for an H100 that is not there.
+
+  Newer releases of JAX (0.12) lower a Triton kernel only where they know for which GPU.
+  """
+  gpu = jax.sharding.AbstractDevice("NVIDIA H100 80GB HBM3", num_cores=132, platform="gpu")
+  return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=gpu))
+
+
 def rows(specs: dict[str, ArgSpec]) -> Iterator[aot_programs.Row]:
   """Compiles both passes for named shapes: the kernels, and the plain XLA implementation.
 
@@ -46,6 +56,8 @@ def rows(specs: dict[str, ArgSpec]) -> Iterator[aot_programs.Row]:
   for shape, spec in specs.items():
     for dtype in ("bfloat16", "float32"):
       for name in ("pallas_gpu", "xla"):
+        if name not in IMPLEMENTATIONS:  # a JAX without that backend
+          continue
         programs = aot_programs.programs(name, IMPLEMENTATIONS[name], shape, spec, dtype, device)
         for row, function, arguments in programs:
           yield row | _figures(function, arguments, pallas=name == "pallas_gpu")
@@ -55,8 +67,11 @@ def _figures(function: Callable, arguments, *, pallas: bool) -> dict[str, object
   """Compiles one function; returns the row's figures."""
   with tempfile.TemporaryDirectory() as folder:
     try:
-      lowered = jax.jit(function).lower(*arguments)
-      compiled = lowered.compile(compiler_options={"xla_dump_to": folder})
+      with lowering():
+        lowered = jax.jit(function).lower(*arguments)
+      # Newer compilers dump what the emitters make, PTX among it, only where it is asked for.
+      options = {"xla_dump_to": folder, "xla_dump_emitter_re": ".*"}
+      compiled = lowered.compile(compiler_options=options)
     except Exception as error:  # Whatever the compilers raise is the result.
       return {"error": str(error).splitlines()[0]}
     figures = _launches(pathlib.Path(folder)) | _assembled(pathlib.Path(folder))

@@ -9,7 +9,15 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 
-from kernels.ms_deform_attn import pallas_gpu, pallas_tpu, per_shard, reference, xla
+from kernels.ms_deform_attn import pallas_tpu, per_shard, reference, xla
+
+try:
+  from kernels.ms_deform_attn import pallas_gpu
+except ImportError as error:
+  # A release of JAX without the backend that those kernels are written for, as it is announced.
+  if error.name != "jax.experimental.pallas.triton":
+    raise
+  pallas_gpu = None
 
 SpatialShapes = tuple[tuple[int, int], ...]
 
@@ -30,9 +38,10 @@ class Implementation:
   backend: str | None = None
 
 
-IMPLEMENTATIONS = {
-  "pallas_tpu": Implementation(pallas_tpu.forward, pallas_tpu.backward, "tpu"),
-  "pallas_gpu": Implementation(pallas_gpu.forward, pallas_gpu.backward, "gpu"),
+IMPLEMENTATIONS = {"pallas_tpu": Implementation(pallas_tpu.forward, pallas_tpu.backward, "tpu")}
+if pallas_gpu:
+  IMPLEMENTATIONS["pallas_gpu"] = Implementation(pallas_gpu.forward, pallas_gpu.backward, "gpu")
+IMPLEMENTATIONS |= {
   "xla": Implementation(xla.forward, xla.backward),
   "reference": Implementation(reference.forward, reference.backward),
 }
@@ -69,6 +78,12 @@ def choose(implementation: str | None = None) -> str:
   """
   if implementation is None:
     return available()[0]
+  if implementation == "pallas_gpu" and pallas_gpu is None:
+    raise ValueError(
+      "ms_deform_attn: implementation 'pallas_gpu' needs the Triton backend of Pallas, which jax "
+      f"{jax.__version__} does not have; choose one of {available()}, None for the best of them, "
+      "or an older jax"
+    )
   if implementation not in IMPLEMENTATIONS:
     raise ValueError(
       f"ms_deform_attn: no implementation {implementation!r}; choose one of {available()}, or "
@@ -169,9 +184,10 @@ def _run(how: _How, pass_: str, arrays: tuple[jax.Array, ...]):
   if how.implementation is not None:
     return of(how.implementation)(*arrays)
   # Where a program is traced is not always where it will run.
-  return jax.lax.platform_dependent(
-    *arrays, tpu=of("pallas_tpu"), cuda=of("pallas_gpu"), default=of("xla")
-  )
+  kernels = {"tpu": of("pallas_tpu")}
+  if pallas_gpu:
+    kernels["cuda"] = of("pallas_gpu")
+  return jax.lax.platform_dependent(*arrays, **kernels, default=of("xla"))
 
 
 def _check(value, spatial_shapes, sampling_locations, attention_weights) -> SpatialShapes:

@@ -41,12 +41,13 @@ but has no mask: rows and corners that do not count add 0 to some valid place.
 """
 
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
+from jax.experimental.pallas.triton import CompilerParams, load, store
 
 from kernels.ms_deform_attn.corners import corners
 
@@ -56,6 +57,11 @@ SpatialShapes = tuple[tuple[int, int], ...]
 ELEMENTS = 1024
 # Of 32 threads each.
 GATHER_WARPS, ADD_WARPS = 4, 8
+
+# Newer releases of JAX announce the end of this backend wherever such a kernel is lowered. Mosaic
+# GPU, which they advise, can neither gather rows by an array of indices nor add to them (0.12.0).
+# When the end has come, GPUs take the implementation in plain JAX (`api`).
+warnings.filterwarnings("ignore", "The Pallas Triton backend is deprecated", DeprecationWarning)
 
 
 def forward(
@@ -153,7 +159,7 @@ def _call(
     out_specs=[spec(array) for array in outputs],
     input_output_aliases=aliases or {},
     # There is nothing to pipeline: addresses come from memory.
-    compiler_params=plgpu.CompilerParams(num_warps=warps, num_stages=1),
+    compiler_params=CompilerParams(num_warps=warps, num_stages=1),
     interpret=interpret,
     name="ms_deform_attn" + kernel.__name__.removesuffix("_kernel"),
   )(*inputs)
@@ -178,7 +184,7 @@ def _forward_kernel(value_ref, locations_ref, weights_ref, output_ref, *, spatia
   output = jnp.zeros((block, lane.size), dtype)
   output = jax.lax.fori_loop(jnp.int32(0), jnp.int32(points), add_point, output)
   row_ref = output_ref.at[query[:, None], lane]
-  plgpu.store(row_ref, output.astype(row_ref.dtype), mask=valid[:, None] & inside)
+  store(row_ref, output.astype(row_ref.dtype), mask=valid[:, None] & inside)
 
 
 def _point_gradient_kernel(
@@ -209,7 +215,7 @@ def _point_gradient_kernel(
     weight_gradient_ref.at[query, point],
   )
   for ref, gradient in zip(refs, gradients, strict=True):
-    plgpu.store(ref, gradient.astype(ref.dtype), mask=valid)
+    store(ref, gradient.astype(ref.dtype), mask=valid)
 
 
 def _value_gradient_kernel(
@@ -251,7 +257,7 @@ def _lanes(ref) -> tuple[jax.Array, jax.Array]:
 def _load_rows(ref, index: jax.Array, valid: jax.Array | bool = True) -> jax.Array:
   """Reads rows `[block]` of `ref` as `[block, D filled]`, zero in the filling."""
   lane, inside = _lanes(ref)
-  return plgpu.load(ref.at[index[:, None], lane], mask=valid & inside, other=0)
+  return load(ref.at[index[:, None], lane], mask=valid & inside, other=0)
 
 
 def _points(weights_ref, block: int) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -282,7 +288,7 @@ def _point(locations_ref, weights_ref, query, point, valid, spatial_shapes, dtyp
     locations_ref.at[query, point, 1],
     weights_ref.at[query, point],
   )
-  arguments = [plgpu.load(ref, mask=valid, other=0).astype(dtype) for ref in refs]
+  arguments = [load(ref, mask=valid, other=0).astype(dtype) for ref in refs]
   of_level = weights_ref.shape[1] // len(spatial_shapes)
   height, width = spatial_shapes[0]
   found = height, width, 0

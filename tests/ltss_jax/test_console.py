@@ -1,8 +1,10 @@
 """What a person sees when something goes wrong."""
 
+import importlib.util
 import json
 
 import pytest
+from etils import epath
 
 from ltss_jax import checkpoint, console
 
@@ -33,6 +35,17 @@ def test_defects_keep_their_traceback():
     1 / 0  # noqa: B018
   with pytest.raises(ValueError, match="Expecting"), console.one_message_per_error():
     json.loads("{")  # raised in a library: nobody worded it for the user
+
+
+def test_a_path_that_needs_a_package_names_it(capsys):
+  if importlib.util.find_spec("gcsfs"):
+    pytest.skip("the package is there")
+  with pytest.raises(SystemExit) as exit_info, console.one_message_per_error():
+    epath.Path("gs://bucket/run").exists()
+  assert exit_info.value.code == 1
+  assert capsys.readouterr().err == "Error: Please install gcsfs to access Google Storage\n"
+  with pytest.raises(ImportError), console.one_message_per_error():
+    import no_such_module  # noqa: F401
 
 
 def test_interruption_is_one_line(capsys):

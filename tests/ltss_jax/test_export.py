@@ -1,9 +1,11 @@
 """Exported programs, run by the loader of the documentation in a process of its own."""
 
+import dataclasses
 import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -12,7 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import ltss_jax
 from configs import mhp_v2
+from input_pipeline import checked_files
 from ltss_jax import build, checkpoint, evaluate, export, predict
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -83,7 +87,7 @@ assert not loaded & {"flax", "ltss_jax", "kernels", "configs", "input_pipeline"}
 """
 
 
-def test_the_documented_loader_gives_the_models_labels_without_this_project(exported, tmp_path):
+def test_the_loaders_give_the_models_labels(exported, tmp_path):
   config, weights, directory, metadata = exported
   image = np.random.default_rng(1).integers(0, 256, (3, 4, 6, 3), dtype=np.uint8)
   image = image.repeat(8, axis=1).repeat(8, axis=2)  # [3, 32, 48, 3]
@@ -91,7 +95,7 @@ def test_the_documented_loader_gives_the_models_labels_without_this_project(expo
   Image.fromarray(image[0]).resize((96, 64)).save(tmp_path / "photo.jpg")
   (tmp_path / "EXPORTED").symlink_to(directory)
   loader, use = documented_programs()
-  assert loader.count("\n") <= 25
+  assert loader.count("\n") <= 32
   (tmp_path / "load_exported.py").write_text(loader)
   process = subprocess.run(
     [sys.executable, "-c", use + CHECK],
@@ -117,6 +121,11 @@ def test_the_documented_loader_gives_the_models_labels_without_this_project(expo
   assert labels.dtype == np.uint8 and len(np.unique(labels)) > 3
   np.testing.assert_array_equal(labels, np.asarray(expected)[:, :32, :48])
   assert metadata["check"] == {"platform": "cpu", "equal_labels": 1.0}
+  ours, read = ltss_jax.load_exported(directory)
+  with np.load(tmp_path / "results.npz") as results:
+    assert read == metadata and set(ours(image)) == set(results.files) - {"photo"}
+    for name, result in ours(image).items():
+      np.testing.assert_array_equal(result, results[name])
 
 
 def test_damaged_files_are_not_loaded(exported, damaged):
@@ -147,6 +156,60 @@ def test_metadata_say_what_goes_in_and_comes_out(exported):
   assert len(metadata["classes"]) == len(metadata["dataset_ids"]) == NUM_CLASSES
   assert metadata["platforms"] == ["cpu", "cuda", "tpu"]
   assert metadata["weights"] == str(weights)
+  assert metadata["jax_version"] == jax.__version__
+  program = (directory / "model.stablehlo").read_bytes()
+  assert f"StableHLO_v{metadata['stablehlo_version']}\0".encode() in program
+  convention = jax.export.deserialize(bytearray(program)).calling_convention_version
+  assert metadata["calling_convention_version"] == convention
+
+
+def calling_convention(version):
+  """The program with another version in its header."""
+
+  def change(program):
+    exported = jax.export.deserialize(bytearray(program))
+    return dataclasses.replace(exported, calling_convention_version=version).serialize()
+
+  return change
+
+
+def unknown_dialect(program):
+  """The program in operations that no release of JAX has: those of another dialect."""
+  assert program.count(b"builtin") == 1
+  return program.replace(b"builtin", b"uiltinb")
+
+
+@pytest.mark.parametrize(
+  ("change", "reason"),
+  [
+    (calling_convention(1), "its calling convention is version 1, known are "),
+    (calling_convention(99), "its calling convention is version 99, known are "),
+    (unknown_dialect, "Failed to deserialize StableHLO"),
+    (lambda program: program[: len(program) // 2], "unpack_from requires a buffer"),
+  ],
+  ids=["older", "newer", "other_operations", "cut_off"],
+)
+def test_a_program_that_this_jax_cannot_read_says_so(exported, tmp_path, change, reason):
+  _, _, directory, metadata = exported
+  for path in directory.iterdir():
+    shutil.copy(path, tmp_path)
+  facts = metadata | {"jax_version": "0.1.75"}
+  (tmp_path / "metadata.json").write_text(json.dumps(facts))
+  path = tmp_path / "model.stablehlo"
+  path.write_bytes(change(path.read_bytes()))
+  checked_files.write_sums(tmp_path, [file.name for file in directory.glob("*.*")])
+  with pytest.raises(ValueError, match=re.escape(reason)) as info:
+    ltss_jax.load_exported(tmp_path)
+  said = f"{path} was exported with jax 0.1.75, and jax {jax.__version__} cannot read it ("
+  assert str(info.value).startswith(said)
+  assert "Export the model again" in str(info.value)
+
+
+def test_a_folder_without_a_complete_export_is_refused(exported, tmp_path):
+  _, _, directory, _ = exported
+  shutil.copy(directory / "model.stablehlo", tmp_path)
+  with pytest.raises(FileNotFoundError, match=r"metadata.json does not exist: .* --mode=export"):
+    ltss_jax.load_exported(tmp_path)
 
 
 def test_an_export_for_another_platform_is_not_checked_here(tmp_path):

@@ -1,15 +1,38 @@
 """Metrics on disk, after a clean run and after one that was cut off."""
 
+import ast
+import importlib.util
+import inspect
 import os
+import pathlib
 import sys
 
 import numpy as np
 import pytest
-from tensorboard.backend.event_processing import event_accumulator
 
 from ltss_jax import json_lines, metric_writer
 
 read = json_lines.read
+
+
+@pytest.mark.parametrize("method", ["write_scalars", "write_images", "flush", "close"])
+def test_the_interface_is_that_of_clu(method):
+  """Read from its source, as importing it imports TensorFlow."""
+  (folder,) = importlib.util.find_spec("clu").submodule_search_locations
+  tree = ast.parse((pathlib.Path(folder) / "metric_writers" / "interface.py").read_text())
+  (theirs,) = (
+    [argument.arg for argument in node.args.args]
+    for node in ast.walk(tree)
+    if isinstance(node, ast.FunctionDef) and node.name == method
+  )
+  for writer in (
+    metric_writer.MetricWriter,
+    metric_writer.AsyncWriter,
+    metric_writer.JsonLinesWriter,
+    metric_writer.WandbWriter,
+    metric_writer.event_files.EventWriter,
+  ):
+    assert list(inspect.signature(getattr(writer, method)).parameters) == theirs
 
 
 def test_scalars_go_to_json_lines_and_tensorboard(tmp_path):
@@ -66,17 +89,23 @@ def test_other_processes_write_nothing(tmp_path):
   assert list(tmp_path.iterdir()) == []
 
 
-def test_images_go_to_tensorboard(tmp_path):
-  writer = metric_writer.create_writer(tmp_path, start_step=0, is_primary=True)
-  writer.write_images(10, {"examples/0_a.jpg": np.zeros((1, 8, 24, 3), np.uint8)})
-  writer.close()
-  assert not (tmp_path / "metrics.jsonl").exists()
-  events = event_accumulator.EventAccumulator(str(tmp_path)).Reload()
-  (tag,) = events.Tags()["tensors"]
-  (event,) = events.Tensors(tag)
-  width, height, png = event.tensor_proto.string_val
-  assert (tag, event.step, width, height) == ("examples/0_a.jpg", 10, b"24", b"8")
-  assert png.startswith(b"\x89PNG")
+class Failing(metric_writer.JsonLinesWriter):
+  """A disk that is full for scalars."""
+
+  def write_scalars(self, step, scalars):
+    raise OSError("no space left")
+
+
+def test_a_failure_in_the_background_is_raised_and_keeps_no_other_writer_from_its_work(tmp_path):
+  paths = [tmp_path / name for name in ("a.jsonl", "b.jsonl")]
+  writer = metric_writer.AsyncWriter([Failing(paths[0]), metric_writer.JsonLinesWriter(paths[1])])
+  writer.write_scalars(1, {"a": 1})
+  with pytest.raises(metric_writer.asynclib.AsyncError, match="no space left"):
+    writer.flush()
+  writer.write_scalars(2, {"a": 2})
+  with pytest.raises(metric_writer.asynclib.AsyncError, match="no space left"):
+    writer.close()
+  assert [line["step"] for line in read(paths[1])] == [1, 2]
 
 
 def test_a_project_of_weights_and_biases_needs_its_package(tmp_path, monkeypatch):

@@ -10,11 +10,13 @@ import tempfile
 import jax
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing import event_accumulator
 
 from ltss_jax import checkpoint
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 _COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
+_BLOCKED = tempfile.TemporaryDirectory(prefix="blocked-")
 NUM_STEPS = 12
 # Small enough to compile in seconds.
 SMALL = (
@@ -49,8 +51,10 @@ def command(folder, data_dir, workdir, *arguments, moment=None):
 
 
 def environment(devices=1):
-  """Runs of the same program share its compilation, as they may for users (docs/training.md)."""
+  """Runs share compiled programs, as they may for users, and end where one imports TensorFlow."""
+  (pathlib.Path(_BLOCKED.name) / "tensorflow.py").write_text("raise SystemExit('imported')\n")
   return os.environ | {
+    "PYTHONPATH": _BLOCKED.name,
     "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     "JAX_COMPILATION_CACHE_DIR": _COMPILED.name,
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
@@ -96,6 +100,10 @@ def assert_same_run(workdir, reference):
   jax.tree.map(np.testing.assert_array_equal, saved_state(workdir), saved_state(reference))
   names = ("loss", "grad_norm", "learning_rate")
   assert metrics(workdir, *names) == metrics(reference, *names)
+  events = event_accumulator.EventAccumulator(str(workdir)).Reload()
+  for name in ("loss", "eval/mIoU"):
+    shown = [(event.step, event.value) for event in events.Scalars(name)]
+    assert shown == [(step, np.float32(value)) for step, value in metrics(workdir, name)]
   for step in (8, NUM_STEPS):
     ours, theirs = (w / "eval" / f"{step}.json" for w in (workdir, reference))
     assert ours.read_bytes() == theirs.read_bytes()

@@ -1,13 +1,20 @@
 """Checks of arguments, the choice of the implementation, and what the default needs."""
 
+import contextlib
+import os
+import pathlib
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kernels.ms_deform_attn import available, choose, ms_deform_attn
+from kernels.ms_deform_attn import aot_gpu, available, choose, ms_deform_attn
 from kernels.ms_deform_attn.arg_specs import ARG_SPECS
 
+REPOSITORY = pathlib.Path(__file__).parents[3]
 SHAPES = ((2, 3), (4, 6))
 
 
@@ -61,6 +68,7 @@ def test_a_kernel_for_another_backend_is_refused(name, needs):
     choose(name)
 
 
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated:DeprecationWarning")
 @pytest.mark.parametrize(
   ("platform", "target"), [("tpu", "tpu_custom_call"), ("cuda", "triton"), ("cpu", None)]
 )
@@ -73,9 +81,84 @@ def test_the_platform_that_a_program_is_lowered_for_decides(platform, target):
     return ms_deform_attn(value, shapes, locations, weights).sum()
 
   gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
-  program = gradient.trace(*arrays.values()).lower(lowering_platforms=(platform,)).as_text()
+  with aot_gpu.lowering() if platform == "cuda" else contextlib.nullcontext():
+    program = gradient.trace(*arrays.values()).lower(lowering_platforms=(platform,)).as_text()
   kernels = {name for name in ("tpu_custom_call", "triton") if name in program}
   assert kernels == ({target} if target else set())
+
+
+_PROGRAM = """
+import importlib.util
+import sys
+import jax
+import numpy as np
+sys.path.insert(0, REPOSITORY)
+from kernels.ms_deform_attn import aot_gpu, available, choose, ms_deform_attn
+value, points = np.zeros((2, 30, 4, 8), np.float32), np.zeros((2, 7, 4, 2, 3), np.float32)
+
+@jax.jit
+@jax.grad
+def gradient(value, locations, weights):
+  return ms_deform_attn(value, ((2, 3), (4, 6)), locations, weights).sum()
+
+with aot_gpu.lowering():
+  traced = gradient.trace(value, np.zeros((*points.shape, 2), np.float32), points)
+  program = traced.lower(lowering_platforms=("cuda",)).as_text()
+"""
+
+
+def run_in_new_process(code, *options, path=""):
+  code = code.replace("REPOSITORY", repr(str(REPOSITORY)))
+  process = subprocess.run(
+    [sys.executable, *options, "-c", code],
+    env=os.environ | {"PYTHONPATH": str(path)},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert process.returncode == 0, process.stderr
+
+
+def test_the_announced_end_of_a_backend_is_no_warning_of_ours():
+  """Whatever a user does with warnings, programs for GPUs are made."""
+  code = _PROGRAM + 'assert "triton" in program'
+  run_in_new_process(code, "-W", "error:The Pallas Triton backend is:DeprecationWarning")
+
+
+def link_all_but(left_out, origin, copy):
+  """A folder of links to all in `origin` but those whose paths in it are left out."""
+  copy.mkdir()
+  for path in origin.iterdir():
+    within = [place.relative_to(path.name) for place in left_out if place.parts[0] == path.name]
+    if not within:
+      (copy / path.name).symlink_to(path)
+    elif all(place.parts for place in within):
+      link_all_but(within, path, copy / path.name)
+
+
+def test_without_the_backend_of_the_gpu_kernels_gpus_run_plain_jax(tmp_path):
+  """A JAX whose folder has no such backend, neither the public module nor what is behind it."""
+  origin = pathlib.Path(jax.__file__).parent
+  gone = [pathlib.Path("experimental/pallas/triton.py"), pathlib.Path("_src/pallas/triton")]
+  assert all((origin / place).exists() for place in gone)
+  link_all_but(gone, origin, tmp_path / "jax")
+  code = (
+    _PROGRAM
+    + """
+assert importlib.util.find_spec("jax.experimental.pallas.triton") is None
+assert "triton" not in program and "stablehlo.scatter" in program
+assert "pallas_gpu" not in available() and choose() == "xla"
+try:
+  choose("pallas_gpu")
+except ValueError as error:
+  message = str(error)
+  assert f"the Triton backend of Pallas, which jax {jax.__version__} does not have" in message
+  assert "choose one of ('xla', 'reference')" in message
+else:
+  raise SystemExit("no error")
+"""
+  )
+  run_in_new_process(code, path=tmp_path)
 
 
 def test_the_portable_implementation_is_the_default():

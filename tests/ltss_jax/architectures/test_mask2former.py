@@ -234,25 +234,29 @@ def counts_of(state):
 
 @pytest.fixture(scope="module")
 def trained():
-  """{number of devices: (mesh, architecture, step, state after three steps, loss terms)}."""
+  """{number of devices: (mesh, architecture, step, state after three steps, each step's terms)}."""
   results, fresh = {}, None
   for devices in (1, 4):
     mesh, model, step = with_all_methods(devices)
     if fresh is None:
       fresh = jax.device_get(train_step.init_state(model, TRANSFORM, 0, mesh))
     state = jax.device_put(fresh, mesh_lib.replicated(mesh))
+    terms = []
     for _ in range(3):
       state, outputs = step(state, mesh_lib.put_batch(batch(), mesh))
-    results[devices] = mesh, model, step, state, jax.device_get(outputs["sums"])
+      terms.append(jax.device_get(outputs["sums"]))
+    results[devices] = mesh, model, step, state, terms
   return results
 
 
 def test_all_methods_train_alike_on_one_device_and_on_four(trained):
-  terms, others = trained[1][-1], trained[4][-1]
-  for name in ("loss", "loss_class", "loss_mask", "loss_dice", "loss_pixel"):
-    # The same sums in another order, and what two updates make of the round-off.
-    np.testing.assert_allclose(others[name], terms[name], rtol=1e-4)
-  assert terms["invalid_matches"] == terms["skipped_steps"] == 0 and terms["loss_pixel"] > 0
+  # Of one state, the same sums in another order. From then on round-off may decide which points are
+  # the most uncertain ones: another one of 128 changed a dice term's sum over all masks by 1.6e-4.
+  tolerances = (1e-6, 1e-3, 1e-3)
+  for terms, others, tolerance in zip(trained[1][-1], trained[4][-1], tolerances, strict=True):
+    for name in ("loss", "loss_class", "loss_mask", "loss_dice", "loss_pixel"):
+      np.testing.assert_allclose(others[name], terms[name], rtol=tolerance)
+    assert terms["invalid_matches"] == terms["skipped_steps"] == 0 and terms["loss_pixel"] > 0
 
 
 def test_counts_of_matches_equal_on_one_device_and_on_four(trained):
