@@ -87,6 +87,7 @@ RULES = {
   "ltss_jax.region_names": {"PIL", "cv2", "numpy"},
   "ltss_jax.api": _RUN | {"PIL"},
   "ltss_jax.export": _RUN,
+  "ltss_jax.exported_program": {"etils", "input_pipeline.checked_files", "jax", "numpy"},
   "ltss_jax.examples": _RUN,
   "ltss_jax.example_images": {
     "etils",

@@ -13,7 +13,7 @@ from etils import epath
 from fsspec.implementations import memory
 from tensorboard.backend.event_processing import event_accumulator
 
-from ltss_jax import event_files, metric_writer
+from ltss_jax import event_files, json_lines, metric_writer
 
 
 def tensorboard(directory):
@@ -119,5 +119,5 @@ def test_in_a_store_of_objects_every_flush_ends_a_file(bucket, tmp_path):
     (tmp_path / path.name).write_bytes(path.read_bytes())
   expected = [(1, 1), (2, 2), (3, 3), (4, 7), (5, 8)]
   assert scalars(tmp_path, "loss") == expected
-  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-  assert lines == [f'{{"step": {step}, "loss": {float(loss)}}}' for step, loss in expected]
+  lines = json_lines.read(tmp_path / "metrics.jsonl")
+  assert lines == [{"step": step, "loss": loss} for step, loss in expected]
