@@ -123,4 +123,4 @@ def test_stochastic_depth_in_training_and_remat(name):
 )
 def test_values_that_are_not_offered_are_refused(config, message):
   with pytest.raises(ValueError, match=message):
-    backbones.build(recipes.backbone(**config), rngs=nnx.Rngs(0))
+    backbones.build(recipes.backbone(**{"name": "resnet50"} | config), rngs=nnx.Rngs(0))
