@@ -32,7 +32,7 @@ help:
 	@echo "make study      2-3 h  compare the methods for long tails on it, with both models; goes on where stopped"
 	@echo "make test      13 min  the tests, without the slow ones"
 	@echo "make test-slow 24 min  complete runs that must reach the README's results, and longer checks"
-	@echo "make test-newest MIN min  the tests with the newest Python found and the newest releases allowed"
+	@echo "make test-newest       the same tests with the newest Python found and the newest releases allowed"
 	@echo "make lint              check style and formatting"
 	@echo "make format            format the code"
 	@echo "make bench     11 min  time the hot paths, side by side with alternatives (14 min where torch is)"
