@@ -1,3 +1,4 @@
+import functools
 import time
 
 import numpy as np
@@ -220,7 +221,11 @@ def test_histogram_of_query_numbers_of_ade20k_full():
   }
 
 
-@pytest.mark.parametrize("function", [class_stats.repeat_factors, class_stats.query_numbers])
+@pytest.mark.parametrize(
+  "function",
+  [class_stats.repeat_factors, functools.partial(class_stats.query_numbers, scale=2)],
+  ids=["repeat_factors", "query_numbers"],
+)
 @pytest.mark.parametrize(
   ("frequency", "threshold", "message"),
   [

@@ -12,6 +12,7 @@ from PIL import Image
 
 from input_pipeline import class_stats, pipeline, prepared
 from input_pipeline.folder import prepare
+from tests import recipes
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -173,14 +174,8 @@ def test_a_damaged_record_is_named_in_training(directory, tmp_path, num_workers)
   (place / name).write_bytes(data)
   source = prepared.open_source(place, "train")
   assert [source[index]["file_name"] for index in range(3)] == ["0.jpg", "1.jpg", "2.jpg"]
-  config = pipeline.TrainPipelineConfig(
-    batch_size=4,
-    seed=0,
-    crop_size=8,
-    base_size=8,
-    max_size=8,
-    ignore_label=255,
-    num_workers=num_workers,
+  config = recipes.train_pipeline(
+    batch_size=4, crop_size=8, base_size=8, max_size=8, ignore_label=255, num_workers=num_workers
   )
   message = rf"record 3 of {place / name} is not readable .*hash mismatch.*remove {place} and prep"
   with pipeline.train_iterator(source, config) as iterator:
@@ -198,6 +193,7 @@ def forbid_network(event, arguments):
 sys.addaudithook(forbid_network)
 from input_pipeline import prepared
 from input_pipeline.folder import prepare
+from tests import recipes
 directory = prepare.prepare_folder(sys.argv[1], sys.argv[2], 255)
 prepared.open_source(directory, "val")[0]
 sys.exit("tensorflow was imported" if "tensorflow" in sys.modules else 0)

@@ -107,7 +107,14 @@ def test_blocked_cells_are_those_below_one_half_and_never_all():
 
 def small_decoder():
   config = transformer_decoder.TransformerDecoderConfig(
-    num_outputs=4, channels=32, num_queries=5, num_layers=3, num_heads=4, feed_forward_width=16
+    num_outputs=4,
+    channels=32,
+    num_queries=5,
+    num_layers=3,
+    num_heads=4,
+    feed_forward_width=16,
+    dtype=jnp.float32,
+    remat=False,
   )
   return functional.functional(
     lambda rngs: _WithoutStatistics(transformer_decoder.TransformerDecoder(config, rngs=rngs))
@@ -150,7 +157,9 @@ def test_sine_encoding_by_hand():
 
 
 def test_fresh_offsets_point_outwards_in_steps_of_one_cell():
-  config = pixel_decoder.PixelDecoderConfig(channels=32, num_heads=8, num_points=4)
+  config = pixel_decoder.PixelDecoderConfig(
+    channels=32, num_heads=8, num_points=4, num_layers=1, feed_forward_width=16, remat=False
+  )
   layer = pixel_decoder.DeformableAttention(config, nnx.Rngs(0))
   offsets = layer.sampling_offsets.bias[...].reshape(8, 3, 4, 2)
   np.testing.assert_allclose(offsets[0, :, 0], [[1, 0]] * 3, atol=1e-6)
