@@ -120,7 +120,7 @@ def export(
     The number of names written.
 
   Raises:
-    ValueError: the output is no new .pkl file, or the weights are of another model.
+    ValueError: the output is no new .pkl file, or the weights are of another model or not finite.
     checkpoint.CheckpointError: there are no weights, or they cannot be read.
   """
   output = pathlib.Path(output)
@@ -130,6 +130,8 @@ def export(
   params, stats = _read_weights(config, source)
   saved = trees.flatten(params) | trees.flatten(stats)
   params, stats = _as_in_model(config, saved, source)
+  advice = "take an earlier step of a run with --config.eval.step=N, or convert another checkpoint"
+  inference_weights.require_finite(params, stats, str(source), advice)
   arrays = official.to_official(config.model.name, params, stats)
   readers.write_pickle(output, arrays)
   return len(arrays)

@@ -177,5 +177,6 @@ def resize_square(table: np.ndarray, cells: int) -> np.ndarray:
     raise ValueError(f"a position table of {len(table)} entries cannot become one of {cells}")
   square = np.asarray(table, np.float32).reshape(side, side, -1)
   matrix = vit.bicubic_matrix(side, new_side)
-  resized = np.einsum("yi,xj,ijc->yxc", matrix, matrix, square, optimize=True)
+  with np.errstate(invalid="ignore"):  # a table that is not finite is refused where it is taken
+    resized = np.einsum("yi,xj,ijc->yxc", matrix, matrix, square, optimize=True)
   return resized.reshape(cells, -1).astype(np.float32)

@@ -206,6 +206,20 @@ def test_exporting_with_another_config_is_an_error(tmp_path):
     convert.convert(small(), source, tmp_path / "weights")
 
 
+def test_weights_that_are_not_finite_go_neither_in_nor_out(tmp_path):
+  bad = {"backbone.stem.conv1.norm.running_var": np.full(32, np.nan, np.float32)}
+  source = official_file(tmp_path / "model.pkl", small(), 7, **bad)
+  with pytest.raises(ValueError, match=r"model.pkl: 1 of the \d+ arrays .* NaN.*running_var\. "):
+    convert.convert(small(), source, tmp_path / "weights")
+  assert not (tmp_path / "weights").exists()
+  params, stats = random_weights(small(), 7)
+  params["pixel_decoder"]["level_embed"][1, 2] = np.inf
+  checkpoint.save_weights(tmp_path / "ours", params, stats, {})
+  with pytest.raises(ValueError, match=r"ours hold NaN or infinity: pixel_decoder/level_embed\. "):
+    convert.export(small(), tmp_path / "ours", tmp_path / "back.pkl")
+  assert not (tmp_path / "back.pkl").exists()
+
+
 def run(config, *arguments):
   return subprocess.run(
     [sys.executable, "-m", "ltss_jax.convert", f"--config={config}", *arguments],
