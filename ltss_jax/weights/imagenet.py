@@ -6,7 +6,7 @@ not use is dropped; what it has beyond the file starts afresh.
 
 import dataclasses
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -123,6 +123,16 @@ def recognise(arrays: Mapping[str, np.ndarray]) -> Backbone:
     f" {', '.join(sorted(arrays)[:3])}; known are Mask2Former and DeepLabV3+ of detectron2,"
     f" Mask2Former of Hugging Face, and the backbones {', '.join(k.title for k in _FORMATS)}"
   )
+
+
+def prefixes(names: Iterable[str]) -> set[str]:
+  """What stands before the names of a backbone of any kind: "", "backbone.", "encoder_q.", ..."""
+  names, found = set(names), set()
+  for kind in _FORMATS:
+    *others, last = kind.marks
+    ends = (name.removesuffix(last) for name in names if f".{name}".endswith(f".{last}"))
+    found |= {prefix for prefix in ends if all(prefix + mark in names for mark in others)}
+  return found
 
 
 def _converted(kind: Format, arrays: Mapping[str, np.ndarray]) -> Backbone:
