@@ -25,6 +25,7 @@ _SECONDARY = re.compile(
 )
 _WHOLE_MODEL = re.compile(r"(?P<prefix>(?:.*?\.)??)(?:sem_seg_head|model\.pixel_level_module)\.")
 _BACKBONE_OF_A_MODEL = ("backbone.", "model.pixel_level_module.")
+_SEGMENTATION_HEADS = ("decode_head.", "classifier.")  # of MMSegmentation, torchvision
 _DISTRIBUTED_PREFIX = "module."  # of torch's DistributedDataParallel
 
 
@@ -90,6 +91,11 @@ def remarks(sets: Sequence[WeightSet], chosen: WeightSet) -> list[str]:
   if chosen.beside:
     texts.append(
       f"{len(chosen.beside)} names beside {chosen.prefix} are left out, such as {chosen.beside[0]}"
+    )
+  if any(name.startswith(_SEGMENTATION_HEADS) for name in chosen.beside):
+    texts.append(
+      "of this segmentation model the backbone alone is taken; a ResNet may have been trained with"
+      " dilation in place of strides, which no name tells"
     )
   return texts
 
