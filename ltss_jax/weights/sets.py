@@ -86,6 +86,10 @@ def remarks(sets: Sequence[WeightSet], chosen: WeightSet) -> list[str]:
   if len(sets) > 1:
     others = ", ".join(s.name for s in sets if s is not chosen)
     texts.append(f"taking the weights {chosen.name}; others there, for --weights=NAME: {others}")
+  if any(s.name.startswith("ema_state_dict.") and "steps" in s.beside for s in sets):
+    texts.append(
+      "MMEngine's EMAHook saves the average as state_dict, the trained as ema_state_dict"
+    )
   if chosen.prefix:
     texts.append(f"the names are taken without their prefix {chosen.prefix}")
   if chosen.beside:

@@ -107,6 +107,18 @@ def test_the_count_of_an_averaged_model_has_no_prefix(tmp_path, caplog):
   assert remarks(caplog)[1] == ("file.pth: 1 names beside module. are left out, such as n_averaged")
 
 
+def test_mmengine_saves_an_average_the_other_way_round(tmp_path, caplog):
+  trained = weights(RESNET, 1, "module.backbone.") | {"steps": np.array(9)}
+  content = {"state_dict": weights(RESNET, 2, "backbone."), "ema_state_dict": trained}
+  assert_taken(read(tmp_path, content), RESNET, 2)
+  assert remarks(caplog)[:2] == [
+    "file.pth: taking the weights state_dict.backbone; others there, for --weights=NAME:"
+    " ema_state_dict.module.backbone",
+    "file.pth: MMEngine's EMAHook saves the average as state_dict, the trained as ema_state_dict",
+  ]
+  assert_taken(read(tmp_path, content, "ema_state_dict"), RESNET, 1)
+
+
 def test_of_two_encoders_the_query_encoder_is_taken(tmp_path, caplog):
   content = {"module.queue": np.ones((1, 2), np.float32)}
   content |= weights(RESNET, 1, "module.encoder_q.") | weights(RESNET, 2, "module.encoder_k.")
