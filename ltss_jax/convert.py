@@ -26,14 +26,19 @@ from ltss_jax.weights.report import Report
 
 
 def convert(
-  config: ml_collections.ConfigDict, source: str | pathlib.Path, output: epath.PathLike
+  config: ml_collections.ConfigDict,
+  source: str | pathlib.Path,
+  output: epath.PathLike,
+  weights: str = "",
 ) -> Report:
   """Reads a published checkpoint and writes it as `--checkpoint` and `init.checkpoint` read it.
 
   Args:
     config: says which model and, by its data set, how many classes.
-    source: a whole model or a backbone: .pkl, .pth, .safetensors.
+    source: a whole model or a backbone: .pkl, .pth, .safetensors, the index of several files, or
+      their folder.
     output: new directory. It holds what the file has: a backbone alone if the file is one.
+    weights: which set of weights of a file with several, such as an average beside them.
 
   Returns:
     What was converted, dropped, and is missing in the file.
@@ -44,12 +49,12 @@ def convert(
   """
   if epath.Path(output).exists():
     raise ValueError(f"--output={output} exists already; choose another directory or remove it")
-  arrays = readers.read_arrays(source)
+  arrays = readers.read_arrays(source, weights)
   try:
     params, stats, info, done = _fit(config, arrays)
   except ValueError as error:
     raise ValueError(f"{source}: {error}") from error
-  info["source"] = pathlib.Path(source).name
+  info["source"] = pathlib.Path(source).absolute().name
   checkpoint.save_weights(output, params, stats, info)
   return done
 
@@ -120,7 +125,7 @@ def export(
     The number of names written.
 
   Raises:
-    ValueError: the output is no new .pkl file, or the weights are of another model.
+    ValueError: the output is no new .pkl file, or the weights are of another model or not finite.
     checkpoint.CheckpointError: there are no weights, or they cannot be read.
   """
   output = pathlib.Path(output)
@@ -130,6 +135,8 @@ def export(
   params, stats = _read_weights(config, source)
   saved = trees.flatten(params) | trees.flatten(stats)
   params, stats = _as_in_model(config, saved, source)
+  advice = "take an earlier step of a run with --config.eval.step=N, or convert another checkpoint"
+  inference_weights.require_finite(params, stats, str(source), advice)
   arrays = official.to_official(config.model.name, params, stats)
   readers.write_pickle(output, arrays)
   return len(arrays)
@@ -178,7 +185,12 @@ def _define_flags() -> None:
     "config", None, "Config file and its variants, FILE[:key=value,...].", lock_config=True
   )
   flags.DEFINE_enum("to", "ltss_jax", ["ltss_jax", "detectron2"], "Whose format to write.")
-  flags.DEFINE_string("source", None, "What to read: a file, or with --to=detectron2 a directory.")
+  flags.DEFINE_string(
+    "source", None, "What to read: a file or a folder of shards; with --to=detectron2 a directory."
+  )
+  flags.DEFINE_string(
+    "weights", "", "Which set of weights of a file with several; the log names them."
+  )
   flags.DEFINE_string("output", None, "What to write: a new directory, or a new .pkl file.")
   flags.mark_flags_as_required(["config", "source", "output"])
 
@@ -190,10 +202,15 @@ def main(argv: list[str]) -> None:
   values = flags.FLAGS
   with console.one_message_per_error():
     if values.to == "detectron2":
+      if values.weights:
+        raise ValueError(
+          f"--weights={values.weights} chooses in a published file; --to=detectron2 reads none:"
+          " leave it out"
+        )
       count = export(values.config, values.source, values.output)
       print(f"{count} names written to {values.output}")
     else:
-      print(convert(values.config, values.source, values.output))
+      print(convert(values.config, values.source, values.output, values.weights))
       print(f"The weights are in {values.output}")
 
 

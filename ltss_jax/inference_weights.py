@@ -17,7 +17,10 @@ from ltss_jax import (
   run_config,
   run_data,
 )
-from ltss_jax.weights import names, report, trees
+from ltss_jax.weights import finite, names, report, trees
+
+_RUN_ADVICE = "take an earlier step with --config.eval.step=N"
+_DIRECTORY_ADVICE = "convert another checkpoint"
 
 
 def require_run(workdir: epath.PathLike) -> epath.Path:
@@ -87,13 +90,14 @@ def of_run(
     (step, params, stats), replicated over all devices.
 
   Raises:
-    ValueError: the run is of another model or of other classes.
+    ValueError: the run is of another model or of other classes, or its weights are not finite.
     checkpoint.CheckpointError: there is no such checkpoint.
   """
   run_config.check(workdir, config, evaluating=True)
   run_data.check_classes(workdir, metadata)
   step, params, stats = read_run(workdir, config.eval.step)
-  return step, *_fitted(config, architecture, params, stats, f"step {step} of {workdir}")
+  source = f"step {step} of {workdir}"
+  return step, *_fitted(config, architecture, params, stats, source, _RUN_ADVICE)
 
 
 def of_directory(
@@ -112,14 +116,14 @@ def of_directory(
     (params, stats), replicated over all devices.
 
   Raises:
-    ValueError: the weights are of another model, or of a part of it.
+    ValueError: the weights are of another model or of a part of it, or not finite.
     checkpoint.CheckpointError: they cannot be read.
   """
   params, stats, info = checkpoint.load_weights(directory)
   run_config.check_weights(directory, info, config, architecture.num_classes)
   run_config.check_pooling_window(directory, info, config)
   logging.info("Weights of %s", directory)
-  return _fitted(config, architecture, params, stats, str(directory))
+  return _fitted(config, architecture, params, stats, str(directory), _DIRECTORY_ADVICE)
 
 
 def _fitted(
@@ -128,6 +132,7 @@ def _fitted(
   params: Any,
   stats: Any,
   source: str,
+  advice: str,
 ) -> tuple[Any, Any]:
   """Loaded weights as the architecture has them, replicated over all devices."""
   abstract = jax.eval_shape(architecture.init, jax.random.key(0))
@@ -137,8 +142,26 @@ def _fitted(
       f"the weights of {source} do not fit config.model.name={config.model.name!r}:\n"
       + report.problems_text(problems)
     )
+  require_finite(params, stats, source, advice)
   params, stats = _completed(abstract[0], params), _completed(abstract[1], stats)
   return jax.device_put((params, stats), mesh_lib.replicated(mesh_lib.data_mesh()))
+
+
+def require_finite(params: Any, stats: Any, source: str, advice: str) -> None:
+  """Refuses weights with NaN or infinity in what is not for training alone.
+
+  Args:
+    params: nested dicts of arrays.
+    stats: likewise.
+    source: of them, for the message.
+    advice: what to do, for the message.
+
+  Raises:
+    ValueError: there are such weights.
+  """
+  leaves = (trees.flatten(params) | trees.flatten(stats)).items()
+  used = {path: leaf for path, leaf in leaves if not names.TRAINING_ONLY.match(path)}
+  finite.require_finite(used, source, advice)
 
 
 def _completed(expected: Any, loaded: Any) -> Any:

@@ -39,7 +39,7 @@ def initial_state(
     mesh: over which the state is replicated.
 
   Raises:
-    ValueError: the saved weights are of another model; all differences are named.
+    ValueError: the saved weights are of another model, or not finite; all differences are named.
     checkpoint.CheckpointError: they cannot be read.
   """
   directory = config.init.checkpoint
@@ -57,7 +57,10 @@ def initial_state(
     run_config.check_weights(directory, info, config, info.get("num_classes"))
   state = train_step.init_state(architecture, optimizer, config.seed, mesh)
   fresh = jax.device_get((state.params, state.stats))
-  params, stats, changes = init.initial_weights(*fresh, params, stats)
+  try:
+    params, stats, changes = init.initial_weights(*fresh, params, stats)
+  except ValueError as error:
+    raise ValueError(f"{source}: {error}") from error
   logging.info("Starting from %s: %s", source, changes)
   params, stats = jax.device_put((params, stats), mesh_lib.replicated(mesh))
   return dataclasses.replace(state, params=params, stats=stats)

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from ltss_jax.weights import names, report, trees
+from ltss_jax.weights import finite, names, report, trees
 
 BACKBONE = "backbone"
+_NONFINITE_ADVICE = "take other weights, or another step of a run with --config.init.step=N"
 # Their shape follows from the number of classes; with another number they start afresh.
 _CLASS_LAYERS = ("transformer_decoder/class_embed/", "classifier/", "pixel_head/classifier/")
 _SEESAW_COUNTS = ("transformer_decoder/seesaw_counts", "seesaw_counts")
@@ -38,16 +39,17 @@ def initial_weights(
     afresh (-) and what was not used (+).
 
   Raises:
-    ValueError: weights are missing (-), left over (+) or of another shape (!); all are listed.
+    ValueError: weights are missing (-), left over (+) or of another shape (!); all are listed. Or
+      what is taken over is not finite.
   """
   loaded = trees.flatten(loaded_params) | trees.flatten(loaded_stats)
   fresh = trees.flatten(params) | trees.flatten(stats)
   backbone_only = bool(loaded) and all(path.startswith(f"{BACKBONE}/") for path in loaded)
-  leaves, afresh, problems = dict(fresh), [], []
+  taken, afresh, problems = {}, [], []
   for path, leaf in fresh.items():
     shape = tuple(leaf.shape)
     if path in loaded and loaded[path].shape == shape:
-      leaves[path] = np.asarray(loaded[path], leaf.dtype)
+      taken[path] = np.asarray(loaded[path], leaf.dtype)
     elif _follows_classes(path) or (
       path not in loaded
       and (names.TRAINING_ONLY.match(path) or (backbone_only and _beside_a_backbone(path)))
@@ -68,7 +70,9 @@ def initial_weights(
       "the saved weights do not fit this model; give those of the same model and backbone, or of"
       " its backbone alone:\n" + report.problems_text(problems)
     )
-  text = _text(len(fresh) - len(afresh), afresh, unused)
+  finite.require_finite(taken, "the saved weights", _NONFINITE_ADVICE)
+  leaves = fresh | taken
+  text = _text(len(taken), afresh, unused)
   return trees.fill(params, leaves), trees.fill(stats, leaves), text
 
 

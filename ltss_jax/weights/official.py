@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 
 from ltss_jax.models import swin
-from ltss_jax.weights import names, report, trees
+from ltss_jax.weights import finite, names, report, trees
 from ltss_jax.weights.report import Report
 
 NO_OBJECT_WEIGHT = 0.1  # in `criterion.empty_weight`, of every published recipe
+_NONFINITE_ADVICE = (
+  "fetch the file again, or take a checkpoint from before the training that wrote it broke down"
+)
 _SWIN_TABLE = ".relative_position_bias_table"
 # What official checkpoints may carry; the models here normalise by these values.
 _PIXEL_VALUES = {
@@ -42,11 +45,12 @@ def load_official(
     (params, stats) as float32 numpy arrays.
 
   Raises:
-    ValueError: names are missing (-) or left over (+), or shapes differ (!); all are listed.
+    ValueError: names are missing (-) or left over (+), or shapes differ (!); all are listed. Or
+      what the model takes over is not finite.
   """
   arrays = names.upgrade(dict(arrays))
   done = Report() if done is None else done
-  problems, leaves = [], {}
+  problems, leaves, taken = [], {}, {}
   for path, leaf in (trees.flatten(params) | trees.flatten(stats)).items():
     name = names.official_name(model, path)
     shape = tuple(leaf.shape)
@@ -54,7 +58,7 @@ def load_official(
       array, problem = _checked(name, path, arrays.pop(name), shape)
       if problem:
         problems.append(problem)
-      leaves[path] = array
+      leaves[path] = taken[name] = array
       done.converted += 1
     elif name == names.COUNTS:
       leaves[path] = np.zeros(shape, np.float32)
@@ -70,6 +74,7 @@ def load_official(
       problems.append(f"+ {name} {np.shape(array)}: not part of the model")
   if problems:
     raise ValueError(f"the weights do not fit this {model}:\n" + report.problems_text(problems))
+  finite.require_finite(taken, "the checkpoint", _NONFINITE_ADVICE)
   return trees.fill(params, leaves), trees.fill(stats, leaves)
 
 
@@ -82,7 +87,8 @@ def _checked(
     return array, f"! {name}: the checkpoint has {array.shape}, the model {shape} (our layout)"
   if array.dtype.kind in "iub" and name != names.COUNTS:
     return array, f"! {name}: the checkpoint has {array.dtype} numbers, weights are floating-point"
-  return np.array(array, np.float32, order="C"), None
+  with np.errstate(over="ignore"):  # what is too large for float32 becomes infinite: not taken
+    return np.array(array, np.float32, order="C"), None
 
 
 def _is_our_normalisation(name: str, array: np.ndarray) -> bool:

@@ -10,9 +10,10 @@ from typing import Any, BinaryIO
 
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from ltss_jax import whole_file
-from ltss_jax.weights import pickles, torch_files
+from ltss_jax.weights import pickles, sets, shards, torch_files
 
 _SAFETENSORS_DTYPES = {
   "F64": np.float64,
@@ -27,39 +28,83 @@ _SAFETENSORS_DTYPES = {
   "BOOL": np.bool_,
 }
 _MAX_SAFETENSORS_HEADER = 100_000_000  # bytes, the format's own limit
-# Where training programs put the weights: detectron2 and most others, timm and mmseg, fvcore.
-_MODEL_KEYS = ("model", "state_dict", "model_state", "model_state_dict")
-_DISTRIBUTED_PREFIX = "module."  # of torch's DistributedDataParallel
 
 
-def read_arrays(path: str | pathlib.Path) -> dict[str, np.ndarray]:
+def read_arrays(path: str | pathlib.Path, weights: str = "") -> dict[str, np.ndarray]:
   """Reads a checkpoint's weights.
 
   The format is known by the content: a pickle with numpy arrays or torch tensors (.pkl), torch's
   zip and legacy formats (.pth, .pt, .bin), .safetensors, .npz. Nothing that a file names is run.
 
   Args:
-    path: of the file.
+    path: of the file; of the index of several; or of a folder that `save_pretrained` wrote.
+    weights: which set of weights of a file with several (`sets.choose`).
 
   Returns:
-    name -> array, without the wrapping of training programs ({"model": ...}, "module.").
+    name -> array, without the wrapping of training programs ({"model": ...}, "module."). The log
+    says what was taken off and what is left out.
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: the file is damaged, asks for more than arrays and plain containers, or holds none.
+    ValueError: the file is damaged, one of several, asks for more than arrays and plain containers,
+      or holds no arrays; or it is not clear which are meant.
   """
   path = pathlib.Path(path)
   if path.is_dir():
-    raise ValueError(f"{path} is a folder; give the checkpoint file in it")
+    path = shards.find(path)
   if not path.is_file():
     raise FileNotFoundError(f"{path} does not exist; give the checkpoint file")
-  with path.open("rb") as file, _errors_name(path):
-    arrays = _read(path, file)
-  if not arrays:
-    raise ValueError(f"{path} holds no arrays by name; give a checkpoint of a model's weights")
-  if all(name.startswith(_DISTRIBUTED_PREFIX) for name in arrays):
-    arrays = {name.removeprefix(_DISTRIBUTED_PREFIX): array for name, array in arrays.items()}
+  with path.open("rb") as file:
+    if _is_json(file):
+      return _chosen(path, _read_shards(path), weights)
+    shards.require_whole(path)
+    with _errors_name(path):
+      content = _read(path, file)
+    return _chosen(path, content, weights)
+
+
+def _is_json(file: BinaryIO) -> bool:
+  start = file.read(9)
+  file.seek(0)
+  return start.startswith(b"{") and start[8:] != b"{"  # which .safetensors has there
+
+
+def _read_shards(index: pathlib.Path) -> dict[str, np.ndarray]:
+  arrays = {}
+  for shard, names in shards.read_index(index).items():
+    path = index.with_name(shard)
+    with path.open("rb") as file, _errors_name(path):
+      content = _read(path, file)
+      missing = [name for name in names if name not in content]
+      if missing:
+        raise ValueError(f"it lacks {len(missing)} names of {index.name}, such as {missing[0]}")
+      arrays |= {name: _array(content[name]) for name in names}
   return arrays
+
+
+def _chosen(path: pathlib.Path, content: Any, weights: str) -> dict[str, np.ndarray]:
+  """Reads those of a file's arrays that are meant."""
+  if not isinstance(content, Mapping):
+    raise ValueError(f"{path} holds a {type(content).__name__} and not names with arrays")
+  found = sets.find(content)
+  if not found:
+    raise ValueError(f"{path} holds no arrays by name; give a checkpoint of a model's weights")
+  try:
+    chosen = sets.choose(found, weights)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
+  for remark in sets.remarks(found, chosen):
+    logging.info("%s: %s", path.name, remark)
+  with _errors_name(path):
+    return {name: _array(value) for name, value in chosen.arrays.items()}
+
+
+def _array(value: Any) -> np.ndarray:
+  if isinstance(value, pickles.LazyArray):
+    return value.read()
+  if not isinstance(value, np.ndarray):
+    raise ValueError(f"it holds a {type(value).__name__} in place of an array")
+  return value
 
 
 @contextmanager
@@ -80,38 +125,23 @@ def _errors_name(path: pathlib.Path) -> Iterator[None]:
     ) from error
 
 
-def _read(path: pathlib.Path, file: BinaryIO) -> dict[str, np.ndarray]:
+def _read(path: pathlib.Path, file: BinaryIO) -> Any:
+  """What a file holds, arrays as such or as `pickles.LazyArray`, which need it open."""
   start = file.read(64)
   file.seek(0)
   if start.startswith(b"PK"):
-    with zipfile.ZipFile(file) as archive:
-      if any(name.endswith("/data.pkl") for name in archive.namelist()):
-        return _named_arrays(torch_files.read_zip(archive))
+    archive = zipfile.ZipFile(file)
+    if any(name.endswith("/data.pkl") for name in archive.namelist()):
+      return torch_files.read_zip(archive)
     with np.load(path, allow_pickle=False) as arrays:
       return dict(arrays)
   if start[8:9] == b"{":
     return _read_safetensors(path)
   if start.startswith(torch_files.LEGACY_START):
-    return _named_arrays(torch_files.read_legacy(file))
+    return torch_files.read_legacy(file)
   if not start:
     raise EOFError("it is empty")
-  return _named_arrays(pickles.load(file))
-
-
-def _named_arrays(content: Any) -> dict[str, np.ndarray]:
-  """Finds the weights in what a training program saved; reads only them."""
-  while isinstance(content, Mapping):
-    inner = [content[key] for key in _MODEL_KEYS if isinstance(content.get(key), Mapping)]
-    if not inner:
-      break
-    content = inner[0]
-  if not isinstance(content, Mapping):
-    raise ValueError(f"it holds a {type(content).__name__} and not names with arrays")
-  return {
-    str(name): value.read()
-    for name, value in content.items()
-    if isinstance(value, pickles.LazyArray)
-  }
+  return pickles.load(file)
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -206,6 +206,20 @@ def test_exporting_with_another_config_is_an_error(tmp_path):
     convert.convert(small(), source, tmp_path / "weights")
 
 
+def test_weights_that_are_not_finite_go_neither_in_nor_out(tmp_path):
+  bad = {"backbone.stem.conv1.norm.running_var": np.full(32, np.nan, np.float32)}
+  source = official_file(tmp_path / "model.pkl", small(), 7, **bad)
+  with pytest.raises(ValueError, match=r"model.pkl: 1 of the \d+ arrays .* NaN.*running_var\. "):
+    convert.convert(small(), source, tmp_path / "weights")
+  assert not (tmp_path / "weights").exists()
+  params, stats = random_weights(small(), 7)
+  params["pixel_decoder"]["level_embed"][1, 2] = np.inf
+  checkpoint.save_weights(tmp_path / "ours", params, stats, {})
+  with pytest.raises(ValueError, match=r"ours hold NaN or infinity: pixel_decoder/level_embed\. "):
+    convert.export(small(), tmp_path / "ours", tmp_path / "back.pkl")
+  assert not (tmp_path / "back.pkl").exists()
+
+
 def run(config, *arguments):
   return subprocess.run(
     [sys.executable, "-m", "ltss_jax.convert", f"--config={config}", *arguments],
@@ -262,4 +276,36 @@ def test_the_command_line_ends_a_refusal_in_one_message(tmp_path):
   assert done.returncode == 1
   assert done.stdout == ""
   assert done.stderr.startswith(f"Error: {source} is refused: it asks for os.system;")
+  assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_set_that_is_asked_for_is_converted(tmp_path):
+  trained, average = (
+    official.to_official("mask2former", *random_weights(small(), 7, seed)) for seed in (0, 1)
+  )
+  source = tmp_path / "model.pth"
+  source.write_bytes(pickle.dumps({"model": trained, "model_ema": average}))
+  convert.convert(small(), source, tmp_path / "average", "model_ema")
+  params, _, _ = checkpoint.load_weights(tmp_path / "average")
+  expected, _ = random_weights(small(), 7, seed=1)
+  jax.tree.map(np.testing.assert_array_equal, params, expected)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    (["--weights=swa"], "--weights=swa names 0 of its sets of weights; there are: a, b\n"),
+    (
+      ["--weights=a", "--to=detectron2"],
+      "Error: --weights=a chooses in a published file; --to=det",
+    ),
+  ],
+)
+def test_weights_that_the_flag_cannot_choose(tmp_path, arguments, message):
+  source = tmp_path / "model.pth"
+  source.write_bytes(pickle.dumps({key: {"x.bias": np.ones(2)} for key in "ab"}))
+  arguments += [f"--source={source}", f"--output={tmp_path / 'out.pkl'}"]
+  done = run("configs/coco_stuff_lt.py", *arguments)
+  assert (done.returncode, done.stdout) == (1, "")
+  assert message in done.stderr
   assert len(done.stderr.splitlines()) == 1

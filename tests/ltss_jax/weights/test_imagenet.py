@@ -1,15 +1,19 @@
-"""ImageNet backbones: torchvision's and detectron2's ResNet, Swin, MAE's ViT."""
+"""ImageNet backbones: ResNets and Swins of several libraries, MAE's ViT."""
+
+import functools
+import re
 
 import numpy as np
 import pytest
 from flax import nnx
 
 from ltss_jax.models import backbones
-from ltss_jax.weights import imagenet, names, official, trees
+from ltss_jax.weights import imagenet, names, official, readers, trees
 from ltss_jax.weights.report import Report
 from tests import recipes
 
 
+@functools.cache
 def abstract(backbone):
   """(params, stats) of a backbone within a model, as shapes."""
   config = recipes.backbone(backbone)
@@ -150,6 +154,132 @@ def test_swin_tables_are_resized_to_another_window():
   )
 
 
+def renamed(arrays, *rules):
+  """The arrays under the names that the rules (pattern, replacement) make, one after the other."""
+  result = {}
+  for name, array in arrays.items():
+    for pattern, replacement in rules:
+      name = re.sub(pattern, replacement, name)
+    result[name] = array
+  assert len(result) == len(arrays)
+  return result
+
+
+# From the official names to those of other libraries.
+SWINS = {
+  "timm Swin": (
+    (r"^layers\.2\.down", "layers.3.down"),
+    (r"^layers\.1\.down", "layers.2.down"),
+    (r"^layers\.0\.down", "layers.1.down"),
+  ),
+  "torchvision Swin": (
+    (r"^patch_embed\.proj", "features.0.0"),
+    (r"^patch_embed\.norm", "features.0.2"),
+    (r"^layers\.(\d)\.blocks\.", lambda m: f"features.{2 * int(m[1]) + 1}."),
+    (r"^layers\.(\d)\.downsample\.", lambda m: f"features.{2 * int(m[1]) + 2}."),
+    (r"\.mlp\.fc1\.", ".mlp.0."),
+    (r"\.mlp\.fc2\.", ".mlp.3."),
+  ),
+  "MMSegmentation Swin": (
+    (r"^patch_embed\.proj\.", "patch_embed.projection."),
+    (r"^layers\.", "stages."),
+    (r"\.attn\.(?!mask)", ".attn.w_msa."),
+    (r"\.mlp\.fc1\.", ".ffn.layers.0.0."),
+    (r"\.mlp\.fc2\.", ".ffn.layers.1."),
+  ),
+}
+
+
+@pytest.mark.parametrize("title", SWINS)
+def test_swin_files_of_other_libraries(title):
+  expected = swin_file(window=4)
+  arrays = renamed(expected, *SWINS[title])
+  found, leaves, done = load("swin_mini", arrays)
+  assert found.title == title
+  _, official_leaves, official_done = load("swin_mini", expected)
+  assert leaves.keys() == official_leaves.keys()
+  assert done.dropped[-4:] == official_done.dropped[-4:]
+  assert (done.converted, done.missing) == (official_done.converted, official_done.missing)
+  for path, leaf in leaves.items():
+    other = official_leaves[path]
+    if title == "MMSegmentation Swin" and "/downsample/" in path:
+      assert (leaf != other).any(), path
+      leaf, other = np.sort(leaf, axis=0), np.sort(other, axis=0)
+    np.testing.assert_array_equal(leaf, other, err_msg=path)
+  assert len(done.changed) == (title == "MMSegmentation Swin")
+
+
+def unfold(x):
+  """torch.nn.Unfold(kernel_size=2, stride=2): [H, W, C] -> [H/2, W/2, 4 C]; channels outermost."""
+  height, width, channels = x.shape
+  merged = np.zeros((height // 2, width // 2, 4 * channels), x.dtype)
+  for channel in range(channels):
+    for row in range(2):
+      for column in range(2):
+        merged[..., 4 * channel + 2 * row + column] = x[row::2, column::2, channel]
+  return merged
+
+
+def normalised(x):
+  x = x - x.mean(-1, keepdims=True)
+  return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-5)
+
+
+def test_merging_of_mmsegmentation_gives_the_same_with_the_reordered_weights():
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((4, 6, 3)).astype(np.float32)
+  norm = {leaf: rng.standard_normal(12).astype(np.float32) for leaf in ("weight", "bias")}
+  reduction = rng.standard_normal((6, 12)).astype(np.float32)
+  theirs = (normalised(unfold(x)) * norm["weight"] + norm["bias"]) @ reduction.T
+  order = imagenet.mmseg_merging_to_official
+  scale, bias = (order(f"layers.0.downsample.norm.{leaf}", array) for leaf, array in norm.items())
+  weight = order("layers.0.downsample.reduction.weight", reduction)
+  # The official merging, by its slices.
+  corners = [x[0::2, 0::2], x[1::2, 0::2], x[0::2, 1::2], x[1::2, 1::2]]
+  ours = (normalised(np.concatenate(corners, -1)) * scale + bias) @ weight.T
+  np.testing.assert_allclose(ours, theirs, atol=1e-5)  # sums of twelve products, in other orders
+
+
+def test_reordering_by_hand():
+  # Two channels a and b; digits are row and column of the merged cell.
+  theirs = np.array(["a00", "a01", "a10", "a11", "b00", "b01", "b10", "b11"])
+  ours = imagenet.mmseg_merging_to_official("backbone.layers.0.downsample.norm.bias", theirs)
+  assert ours.tolist() == ["a00", "b00", "a10", "b10", "a01", "b01", "a11", "b11"]
+  other = imagenet.mmseg_merging_to_official("backbone.layers.0.blocks.0.norm1.bias", theirs)
+  assert other is theirs
+
+
+SEGMENTATION_HEADS = ("decode_head.conv_seg.weight", "auxiliary_head.conv_seg.weight")
+
+
+@pytest.mark.parametrize(
+  ("kind", "prefix", "beside"),
+  [
+    ("torchvision", "backbone.", SEGMENTATION_HEADS),  # ResNet of MMSegmentation
+    ("torchvision", "backbone.", ("classifier.0.convs.0.0.weight", "aux_classifier.4.bias")),
+    ("torchvision", "encoder.", ("segmentation_head.0.weight",)),
+    ("torchvision", "module.encoder_q.", ("module.queue",)),
+    ("MMSegmentation Swin", "backbone.", SEGMENTATION_HEADS),
+  ],
+)
+def test_backbones_inside_of_other_models(tmp_path, caplog, kind, prefix, beside):
+  caplog.set_level("INFO", "absl")
+  backbone = "resnet_small" if kind == "torchvision" else "swin_mini"
+  arrays = resnet_file(kind) if kind == "torchvision" else renamed(swin_file(4), *SWINS[kind])
+  content = {prefix + name: array for name, array in arrays.items()}
+  content |= dict.fromkeys(beside, np.zeros(2, np.float32))
+  readers.write_pickle(tmp_path / "whole.pth", content)
+  _, leaves, _ = load(backbone, readers.read_arrays(tmp_path / "whole.pth"))
+  _, expected, _ = load(backbone, arrays)
+  assert leaves.keys() == expected.keys()
+  for path, leaf in leaves.items():
+    np.testing.assert_array_equal(leaf, expected[path])
+  assert f"taken without their prefix {prefix}" in caplog.text
+  assert f"{len(beside)} names beside {prefix} are left out, such as {beside[0]}" in caplog.text
+  segmentation = beside[0].startswith(("decode_head", "classifier"))
+  assert ("may have been trained with dilation" in caplog.text) == segmentation
+
+
 def mae_file(grid):
   arrays = {
     name: array
@@ -194,7 +324,7 @@ def test_what_the_file_should_have_is_still_required(remove):
 
 
 def test_unknown_and_caffe2_names():
-  with pytest.raises(ValueError, match="names of no known kind, such as a, b, c; known are"):
+  with pytest.raises(ValueError, match=r"names of no known kind, such as a, b, c\. Known are"):
     imagenet.recognise(dict.fromkeys("dcba", np.zeros(1)))
   with pytest.raises(ValueError, match="Caffe2 ResNet.*take torchvision's"):
     imagenet.recognise({"conv1_w": np.zeros(1)})

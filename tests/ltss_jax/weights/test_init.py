@@ -76,6 +76,20 @@ def test_another_kind_of_class_head():
   assert "+ transformer_decoder/seesaw_counts: not used" in text
 
 
+def test_what_is_taken_over_has_to_be_finite():
+  saved = model(3, value=np.nan)
+  for tree in (saved[0]["backbone"], saved[0]["pixel_decoder"], saved[1]):
+    jax.tree.map(lambda leaf: leaf.fill(1), tree)
+  with pytest.raises(
+    ValueError,
+    match=r"^3 of the 12 arrays of the saved weights hold NaN or infinity: transformer_decoder/que",
+  ):
+    init.initial_weights(*model(3), *saved)
+  saved[0]["transformer_decoder"]["query_feat"].fill(1)
+  params, _, _ = init.initial_weights(*model(5), *saved)  # the class layers start afresh
+  assert set(values(params).values()) == {0.0, 1.0}
+
+
 def backbone_of(weights):
   return tuple({"backbone": copy.deepcopy(tree["backbone"])} for tree in weights)
 

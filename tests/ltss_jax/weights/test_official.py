@@ -2,10 +2,12 @@
 
 import functools
 import pathlib
+import re
 import sys
 import zlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -184,6 +186,33 @@ def test_missing_left_over_and_misshapen_names_are_listed_in_one_error():
     "+ sem_seg_head.extra (3,): not part of the model",
     "- backbone.stem.conv1.weight (7, 7, 3, 64): missing in the checkpoint",
   ]
+
+
+@pytest.mark.parametrize(
+  ("name", "array"),
+  [
+    ("backbone.stem.conv1.weight", np.full((64, 3, 7, 7), np.nan, np.float16)),
+    ("backbone.stem.conv1.norm.running_var", np.full(64, -np.inf, jnp.bfloat16)),
+    ("backbone.stem.conv1.norm.running_mean", np.full(64, 1e300)),  # float32 ends at 3.4e38
+  ],
+)
+def test_arrays_that_are_not_finite_are_refused_by_name(name, array):
+  state = state_of("resnet50")
+  with pytest.raises(ValueError) as error:
+    official.load_official("mask2former", *abstract("resnet50"), state | {name: array})
+  assert str(error.value).startswith(
+    f"1 of the {len(state) - 1} arrays of the checkpoint hold NaN or infinity: {name}. The model"
+  )
+  assert "take a checkpoint from before the training that wrote it broke down" in str(error.value)
+
+
+def test_of_many_arrays_that_are_not_finite_the_first_are_named():
+  state = {n: a * np.nan if a.dtype.kind == "f" else a for n, a in state_of("swin_t").items()}
+  with pytest.raises(ValueError, match=r"^\d+ of the \d+ arrays of the checkpoint") as error:
+    official.load_official("mask2former", *abstract("swin_t"), state)
+  bad, taken = (int(word) for word in re.findall(r"\d+", str(error.value))[:2])
+  assert bad == taken > 300
+  assert str(error.value).count("backbone.") == 3
 
 
 def test_the_error_of_another_model_stays_readable():
