@@ -255,7 +255,9 @@ def _export() -> dict:
   """Fields of `--mode=export`."""
   return {
     "batch_size": 0,  # images a call; 0: any number
-    "height": 0,  # px, of the exported model's input; 0: eval.min_size, else data.crop_size
+    # px, of the exported model's input; 0: eval.min_size, else data.crop_size, which are those of
+    # the run where the config leaves them to the images.
+    "height": 0,
     "width": 0,  # px, likewise
     # That the artifact runs on: "cpu", "cuda", "rocm", "tpu". For "tpu" alone it has the TPU's
     # own kernels, else plain operations.
