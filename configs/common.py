@@ -37,8 +37,8 @@ def get_config() -> ml_collections.ConfigDict:
       "optimizer": _optimizer(),
       "init": {
         # What training starts from: the workdir of an earlier run, or a directory of converted
-        # weights (`python -m ltss_jax.convert`), of a backbone alone or of a whole model. "":
-        # random weights.
+        # weights (`python -m ltss_jax.convert`), of a backbone alone or of a whole model, whose
+        # class layers go by the names of the classes. "": random weights.
         "checkpoint": "",
         # Of a run: number of its step; -1: the best by mIoU, or the latest where none was
         # evaluated; 0: the latest.

@@ -70,6 +70,16 @@ def check_classes(workdir: epath.PathLike, metadata: prepared.ClassMetadata) -> 
   _compare(workdir, _class_facts(metadata))
 
 
+def class_names(workdir: epath.PathLike) -> list[str] | None:
+  """Names of the classes that a run was trained on; None where it has no data.json.
+
+  Raises:
+    ValueError: the file is damaged, or was edited.
+  """
+  path = files.data(epath.Path(workdir).expanduser())
+  return whole_file.read_json(path).get("classes") if path.exists() else None
+
+
 def _class_facts(metadata: prepared.ClassMetadata) -> dict[str, Any]:
   return {"classes": list(metadata.class_names), "ignore_label": metadata.ignore_label}
 
