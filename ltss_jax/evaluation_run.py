@@ -111,8 +111,7 @@ class EvaluationRun:
       image_groups=dataset.image_groups,
       pixel_groups=dataset.pixel_groups,
     )
-    record["data"] = self.data
-    record["eval"] = run_config.scoring_fields(options.to_dict())
+    record |= {"data": self.data, "eval": run_config.scoring_fields(options.to_dict())}
     if options.shape_multiple > 1:
       record["rounded_shapes"] = self._effect_of_rounding(*weights)
     if options.save_json:

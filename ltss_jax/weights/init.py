@@ -24,11 +24,10 @@ def initial_weights(
 ) -> tuple[Any, Any, str]:
   """Puts saved weights into a freshly initialised model.
 
-  A leaf counts by its path, whether the model trains it (params) or not (stats). Of the layers
-  whose shape depends on the number of classes, the rows go by the names of the classes; where
-  these are not known, the layers start afresh if the number differs. Everything but the backbone
-  starts afresh where only a backbone was saved, and so does what only training uses where it was
-  not saved.
+  A leaf counts by its path, whether the model trains it (params) or not (stats). The rows of layers
+  whose shape depends on the number of classes go by the names of the classes; where these are not
+  known, such layers start afresh if the number differs. Everything but the backbone starts afresh
+  where only a backbone was saved, and so does what only training uses where it was not saved.
 
   Args:
     params: of the fresh model, nested dicts of arrays.
