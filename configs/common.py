@@ -37,8 +37,8 @@ def get_config() -> ml_collections.ConfigDict:
       "optimizer": _optimizer(),
       "init": {
         # What training starts from: the workdir of an earlier run, or a directory of converted
-        # weights (`python -m ltss_jax.convert`), of a backbone alone or of a whole model. "":
-        # random weights.
+        # weights (`python -m ltss_jax.convert`), of a backbone alone or of a whole model, whose
+        # class layers go by the names of the classes. "": random weights.
         "checkpoint": "",
         # Of a run: number of its step; -1: the best by mIoU, or the latest where none was
         # evaluated; 0: the latest.
@@ -255,7 +255,9 @@ def _export() -> dict:
   """Fields of `--mode=export`."""
   return {
     "batch_size": 0,  # images a call; 0: any number
-    "height": 0,  # px, of the exported model's input; 0: eval.min_size, else data.crop_size
+    # px, of the exported model's input; 0: eval.min_size, else data.crop_size, which are those of
+    # the run where the config leaves them to the images.
+    "height": 0,
     "width": 0,  # px, likewise
     # That the artifact runs on: "cpu", "cuda", "rocm", "tpu". For "tpu" alone it has the TPU's
     # own kernels, else plain operations.

@@ -19,7 +19,7 @@ from ml_collections import config_flags
 
 from configs import flags as config_parsing
 from input_pipeline import class_tables
-from ltss_jax import build, checkpoint, console, inference_weights
+from ltss_jax import build, checkpoint, console, dataset, inference_weights
 from ltss_jax.models import mask2former
 from ltss_jax.weights import describe, huggingface, imagenet, names, official, readers, trees
 from ltss_jax.weights.report import Report
@@ -55,6 +55,9 @@ def convert(
   except ValueError as error:
     raise ValueError(f"{source}: {error}") from error
   info["source"] = pathlib.Path(source).absolute().name
+  classes = _class_names(config, info["num_classes"])
+  if classes is not None:
+    info["classes"] = classes
   checkpoint.save_weights(output, params, stats, info)
   return done
 
@@ -101,6 +104,21 @@ def _num_classes(data: str) -> int | None:
   if data not in class_tables.NAMES:
     return None
   return class_tables.load_class_table(data).metadata.num_classes
+
+
+def _class_names(config: ml_collections.ConfigDict, num_classes: int | None) -> list[str] | None:
+  """Names of the classes, by which a training that starts from the weights arranges them.
+
+  None for a backbone, and where the config's data set has no names at hand or others in number.
+  """
+  data = config.data
+  is_folder = data.name == "folder"
+  if is_folder and not (data.root and (epath.Path(data.root) / "classes.txt").exists()):
+    return None
+  if num_classes is None:
+    return None
+  names_of_data = dataset.class_metadata(config).class_names
+  return list(names_of_data) if len(names_of_data) == num_classes else None
 
 
 def abstract_weights(config: ml_collections.ConfigDict, num_classes: int) -> tuple[Any, Any]:

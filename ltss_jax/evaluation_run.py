@@ -1,5 +1,6 @@
 """Evaluating states of a run or converted weights: counts, results record, eval/<name>.json."""
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,8 +18,10 @@ from ltss_jax import (
   examples,
   inference_weights,
   mesh as mesh_lib,
+  record_data,
   results,
   run_config,
+  run_data,
   run_length,
   whole_file,
   workdir as files,
@@ -108,7 +111,7 @@ class EvaluationRun:
       image_groups=dataset.image_groups,
       pixel_groups=dataset.pixel_groups,
     )
-    record["eval"] = run_config.scoring_fields(options.to_dict())
+    record |= {"data": self.data, "eval": run_config.scoring_fields(options.to_dict())}
     if options.shape_multiple > 1:
       record["rounded_shapes"] = self._effect_of_rounding(*weights)
     if options.save_json:
@@ -189,6 +192,11 @@ class EvaluationRun:
       raise FileNotFoundError(f"{path} does not exist; --mode=evaluate writes it anew")
     return whole_file.read_json(path, "--mode=evaluate writes it anew")
 
+  @functools.cached_property
+  def data(self) -> dict[str, Any]:
+    """What the records say of the data that they are of."""
+    return run_data.evaluated(self._dataset)
+
   @property
   def predictor(self) -> evaluate.Predictor:
     """With the programs of all shapes evaluated so far, on a mesh of this process's devices."""
@@ -218,7 +226,8 @@ def evaluate_checkpoint(
 
   Returns:
     The record, which is also written to WORKDIR/eval/<step>.json; of converted weights to
-    WORKDIR/eval/<name of their directory>.json.
+    WORKDIR/eval/<name of their directory>.json. Where that is kept for other data, the key of these
+    data is part of the name.
 
   Raises:
     ValueError: the config is of another model.
@@ -238,8 +247,23 @@ def evaluate_checkpoint(
     if name.isdigit():  # whose record would be that of a step
       raise ValueError(f"--checkpoint={weights}: rename the folder, so that it is no number")
     state = inference_weights.of_directory(config, weights, evaluation.architecture)
+  name = _name_kept(workdir, name, evaluation.data)
   record = evaluation(name, *state)
   if jax.process_index() == 0 and config.train.report:
     chosen = examples.Examples(config, dataset, evaluation.predictor)
     examples.keep(chosen, *state, files.examples(workdir, name))
   return record
+
+
+def _name_kept(workdir: epath.Path, name: int | str, data: dict[str, Any]) -> int | str:
+  """The name that the results go under; says so where the plain one is kept for other data."""
+  kept = record_data.record_name(workdir, name, data)
+  if kept != name:
+    logging.info(
+      "These are other data (%s, %d validation images) than those of %s: the results go to %s",
+      data["name"],
+      data["val_images"],
+      files.record(workdir, name),
+      files.record(workdir, kept),
+    )
+  return kept

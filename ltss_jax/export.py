@@ -13,7 +13,14 @@ from jax import export as jax_export
 
 from configs import common
 from input_pipeline import checked_files, prediction_files
-from ltss_jax import architectures, evaluate, exported_program, predict, resize_labels
+from ltss_jax import (
+  architectures,
+  evaluate,
+  exported_program,
+  predict,
+  resize_labels,
+  run_config,
+)
 from ltss_jax.exported_program import METADATA_FILE, PROGRAM_FILE, WEIGHTS_FILE
 
 # The share of pixels whose label must equal the model's own; scores that are equal but for rounding
@@ -48,8 +55,9 @@ def export(
   common.validate(config)
   output = epath.Path(output).expanduser()
   prediction_files.check_writable(output)
-  config = portable(config)
+  config = portable(config if weights else sized_as_run(config, workdir))
   size = input_size(config)
+  logging.info("The program takes images of %d x %d px (height x width)", *size)
   model = predict.on_one_device(predict.load_model(config, workdir, weights))
   leaves, structure = jax.tree.flatten((model.params, model.stats))
   program = program_of(
@@ -81,6 +89,34 @@ def portable(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   for_tpus = tuple(config.export.platforms) == ("tpu",)
   if config.model.deformable_attention == "auto" and not for_tpus:
     config.model.deformable_attention = "xla"
+  return config
+
+
+def sized_as_run(
+  config: ml_collections.ConfigDict, workdir: epath.PathLike
+) -> ml_collections.ConfigDict:
+  """The config with the crop and the test size of a run, where it leaves the crop to the images.
+
+  Args:
+    config: whose `data.crop_size` the run has resolved from its images, if it is 0.
+    workdir: of the run; without a config.json the config stays as it is.
+
+  Raises:
+    ValueError: config.json is damaged.
+  """
+  saved = run_config.flatten(run_config.read(workdir) or {})
+  if config.data.crop_size or not saved:
+    return config
+  config = config.copy_and_resolve_references()
+  config.data.crop_size = saved.get("data.crop_size", 0)
+  if not config.eval.min_size:
+    config.eval.min_size = saved.get("eval.min_size", 0)
+  logging.info(
+    "As in the run of %s: config.data.crop_size=%d, config.eval.min_size=%d",
+    workdir,
+    config.data.crop_size,
+    config.eval.min_size,
+  )
   return config
 
 

@@ -1,6 +1,7 @@
 """The state that a new run starts from: random weights, or saved ones that the config names."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -18,14 +19,17 @@ from ltss_jax import (
   inference_weights,
   mesh as mesh_lib,
   run_config,
+  run_data,
   train_step,
 )
+from ltss_jax.dataset import Dataset
 from ltss_jax.types import TrainState
-from ltss_jax.weights import init
+from ltss_jax.weights import class_rows, init
 
 
 def initial_state(
   config: ml_collections.ConfigDict,
+  dataset: Dataset,
   architecture: architectures.Architecture,
   optimizer: optax.GradientTransformation,
   mesh: Mesh,
@@ -34,6 +38,7 @@ def initial_state(
 
   Args:
     config: of the run.
+    dataset: of the run, whose class names the rows of saved class layers follow.
     architecture: of the config.
     optimizer: of the config.
     mesh: over which the state is replicated.
@@ -57,8 +62,10 @@ def initial_state(
     run_config.check_weights(directory, info, config, info.get("num_classes"))
   state = train_step.init_state(architecture, optimizer, config.seed, mesh)
   fresh = jax.device_get((state.params, state.stats))
+  is_backbone = info.get("contents") == "backbone"
+  rows = None if is_backbone else class_rows_of(directory, info, dataset.metadata.class_names)
   try:
-    params, stats, changes = init.initial_weights(*fresh, params, stats)
+    params, stats, changes = init.initial_weights(*fresh, params, stats, rows)
   except ValueError as error:
     raise ValueError(f"{source}: {error}") from error
   logging.info("Starting from %s: %s", source, changes)
@@ -68,9 +75,37 @@ def initial_state(
 
 def _saved_weights(directory: str, step: int) -> tuple[Any, Any, dict[str, Any], str]:
   """Returns (params, stats, facts about them, their name) of a run or of converted weights."""
-  if not build.checkpoint_directory(epath.Path(directory).expanduser()).exists():
+  if not _is_run(directory):
     return *checkpoint.load_weights(directory), directory
   step, params, stats = inference_weights.read_run(directory, step, or_latest=True)
   saved = run_config.read(directory)
   info = {"model": saved["model"]} if saved else {}
   return params, stats, info, f"step {step} of {directory}"
+
+
+def _is_run(directory: str) -> bool:
+  """Whether a directory is the workdir of a run, and not of converted weights."""
+  return build.checkpoint_directory(epath.Path(directory).expanduser()).exists()
+
+
+def class_rows_of(
+  directory: str, info: dict[str, Any], names: Sequence[str]
+) -> class_rows.ClassRows | None:
+  """Where classes stand in saved weights.
+
+  Args:
+    directory: workdir of a run, which has noted the names of its classes, or converted weights.
+    info: that stands beside converted weights; "classes" are their names.
+    names: of the classes that are wanted.
+
+  Returns:
+    None where nobody knows the names of the saved classes, which is logged.
+
+  Raises:
+    ValueError: data.json of the run is damaged.
+  """
+  saved = run_data.class_names(directory) if _is_run(directory) else info.get("classes")
+  if saved is None:
+    logging.info("The class names of %s are not known: its classes go by their numbers", directory)
+    return None
+  return class_rows.ClassRows(saved, names)

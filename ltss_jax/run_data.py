@@ -6,9 +6,15 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from input_pipeline import class_stats, prepared
+from input_pipeline import class_stats, decode, prepared
 from ltss_jax import whole_file, workdir as files
 from ltss_jax.dataset import Dataset
+
+# Validation images whose content is compared, spread over the split: data that differ in the images
+# alone (blurred, recoloured) differ in all of them as a rule, and these are read in no time.
+_SAMPLE_IMAGES = 32
+_SAMPLE = "val_sample"
+_JPEG_START = b"\xff\xd8"
 
 
 def write(workdir: epath.PathLike, dataset: Dataset) -> None:
@@ -18,7 +24,24 @@ def write(workdir: epath.PathLike, dataset: Dataset) -> None:
     workdir: of the run, which exists.
     dataset: of the run.
   """
-  whole_file.write_json(files.data(workdir), _facts(dataset))
+  facts = _class_facts(dataset.metadata) | _label_facts(dataset)
+  whole_file.write_json(files.data(workdir), facts | {_SAMPLE: _sample_digest(dataset)})
+
+
+def evaluated(dataset: Dataset) -> dict[str, Any]:
+  """What a record of an evaluation says of its data; see `record_data`.
+
+  The training images are part of it: the groups of the classes follow from them.
+
+  Args:
+    dataset: that is evaluated.
+
+  Returns:
+    {"name" of the data set, "train_images", "val_images", "train_labels", "val_labels",
+    "val_sample"}: numbers and digests, but for the name as in data.json.
+  """
+  facts = {"name": dataset.metadata.name} | _label_facts(dataset)
+  return facts | {_SAMPLE: _sample_digest(dataset)}
 
 
 def check(workdir: epath.PathLike, dataset: Dataset) -> None:
@@ -31,7 +54,7 @@ def check(workdir: epath.PathLike, dataset: Dataset) -> None:
   Raises:
     ValueError: they are not the same; says in what.
   """
-  _compare(workdir, _facts(dataset))
+  _compare(workdir, _class_facts(dataset.metadata) | _label_facts(dataset))
 
 
 def check_classes(workdir: epath.PathLike, metadata: prepared.ClassMetadata) -> None:
@@ -47,12 +70,22 @@ def check_classes(workdir: epath.PathLike, metadata: prepared.ClassMetadata) -> 
   _compare(workdir, _class_facts(metadata))
 
 
+def class_names(workdir: epath.PathLike) -> list[str] | None:
+  """Names of the classes that a run was trained on; None where it has no data.json.
+
+  Raises:
+    ValueError: the file is damaged, or was edited.
+  """
+  path = files.data(epath.Path(workdir).expanduser())
+  return whole_file.read_json(path).get("classes") if path.exists() else None
+
+
 def _class_facts(metadata: prepared.ClassMetadata) -> dict[str, Any]:
   return {"classes": list(metadata.class_names), "ignore_label": metadata.ignore_label}
 
 
-def _facts(dataset: Dataset) -> dict[str, Any]:
-  return _class_facts(dataset.metadata) | {
+def _label_facts(dataset: Dataset) -> dict[str, Any]:
+  return {
     "train_images": len(dataset.train_counts),
     "val_images": len(dataset.val_counts),
     "train_labels": _digest(dataset.train_counts),
@@ -65,6 +98,23 @@ def _digest(counts: class_stats.PixelCounts) -> str:
   digest = hashlib.sha256()
   for array in (counts.height, counts.width, counts.row_offsets, counts.class_ids, counts.pixels):
     digest.update(np.ascontiguousarray(array, dtype="<i8").tobytes())
+  return digest.hexdigest()
+
+
+def _sample_digest(dataset: Dataset) -> str:
+  """Of the names and the content of some validation images.
+
+  JPEGs are stored as they came; a PNG may have been encoded here, by another library each time.
+  """
+  digest = hashlib.sha256()
+  source = prepared.open_source(dataset.directory, "val")
+  for index in np.unique(np.linspace(0, len(source) - 1, _SAMPLE_IMAGES).astype(int)):
+    record = source[index]
+    name, image = record["file_name"], record["image"]
+    is_jpeg = image.startswith(_JPEG_START)
+    content = image if is_jpeg else decode.decode_image(image, name).tobytes()
+    digest.update(f"{name}\0{len(content)}\0".encode())
+    digest.update(content)
   return digest.hexdigest()
 
 

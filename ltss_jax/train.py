@@ -125,7 +125,7 @@ def _train(
   if saved.steps:
     state = train_step.abstract_state(evaluation.architecture, transform, mesh)
   else:
-    state = initial_state.initial_state(config, evaluation.architecture, transform, mesh)
+    state = initial_state.initial_state(config, dataset, evaluation.architecture, transform, mesh)
   step_function = train_step.make_train_step(
     evaluation.architecture,
     transform,

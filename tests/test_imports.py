@@ -116,6 +116,7 @@ RULES = {
   "ltss_jax.initial_state": _RUN | {"optax"},
   "ltss_jax.evaluation_run": _RUN,
   "ltss_jax.run_config": {"etils", "ltss_jax.whole_file", "ml_collections"},
+  "ltss_jax.record_data": {"etils", "ltss_jax.whole_file", "ltss_jax.workdir"},
   "ltss_jax.run_data": {"etils", "input_pipeline", "ltss_jax", "numpy"},
   # It starts main.py as a process of its own and reads what that wrote.
   "ltss_jax.study": {"absl", "configs", "ltss_jax", "ml_collections", "numpy"},

@@ -16,6 +16,7 @@ from ltss_jax import (
   example_images,
   json_lines,
   metrics,
+  record_data,
   results,
   run_config,
   whole_file,
@@ -36,6 +37,7 @@ class Run:
     evaluated: the step, or name of weights, whose results are shown.
     record: its results, as `results.make_record` makes them.
     history: (step, record) of every evaluated step, ascending.
+    others: (name, record) of the evaluations of other data than the run's.
     lines: of metrics.jsonl, as they were written.
     confusion: int64 [C, C], rows are labels; None where it was not written.
     examples: the worst and best of some validation images; empty where there are none.
@@ -48,6 +50,7 @@ class Run:
   evaluated: str
   record: dict[str, Any]
   history: list[tuple[int, dict[str, Any]]]
+  others: list[tuple[str, dict[str, Any]]]
   lines: list[dict[str, float]]
   confusion: np.ndarray | None
   examples: list[example_images.Example]
@@ -59,9 +62,14 @@ class Run:
     """C names, in the order of the classes."""
     return [entry["name"] for entry in self.record["per_class"]]
 
+  @property
+  def is_of_other_data(self) -> bool:
+    """Whether the results that are shown are not of the run's data, as it has no others."""
+    return any(name == self.evaluated for name, _ in self.others)
+
 
 def read_run(workdir: epath.PathLike, label: str = "") -> Run:
-  """Reads a run; of its evaluations the one of the last step is shown.
+  """Reads a run; of its evaluations the one of the last step on its own data is shown.
 
   Args:
     workdir: of the run.
@@ -78,9 +86,11 @@ def read_run(workdir: epath.PathLike, label: str = "") -> Run:
       f"{workdir} holds no results (eval/<step>.json): give the workdir of a run, or evaluate it"
       " first with --mode=evaluate"
     )
-  history = [(int(name), _read_record(workdir, name)) for name in names if name.isdigit()]
-  evaluated = names[-1]
-  record = history[-1][1] if evaluated.isdigit() else _read_record(workdir, evaluated)
+  records = {name: _read_record(workdir, name) for name in names}
+  others = [name for name in names if record_data.is_of_other_data(workdir, name, records[name])]
+  own = [name for name in names if name not in others]
+  history = [(int(name), records[name]) for name in own if name.isdigit()]
+  evaluated = (own or others)[-1]
   config = run_config.flatten(run_config.read(workdir) or {})
   lines = json_lines.read(files.metrics(workdir))
   _warn_of_gaps(workdir, lines, config.get("train.log_every_steps", 0), history)
@@ -88,10 +98,11 @@ def read_run(workdir: epath.PathLike, label: str = "") -> Run:
     workdir=workdir,
     label=label or workdir.name,
     evaluated=evaluated,
-    record=record,
+    record=records[evaluated],
     history=history,
+    others=[(name, records[name]) for name in others],
     lines=lines,
-    confusion=_read_confusion(workdir, evaluated, record),
+    confusion=_read_confusion(workdir, evaluated, records[evaluated]),
     examples=_read_examples(files.examples(workdir, evaluated)),
     config=config,
     starts=json_lines.read(files.environment(workdir)),

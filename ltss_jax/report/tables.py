@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ltss_jax import metrics, results
+from ltss_jax import metrics, record_data, results
 from ltss_jax.report import run_files
 
 MAX_PAIRS = 50
@@ -75,8 +75,16 @@ def totals(runs: Sequence[run_files.Run]) -> list[dict[str, Any]]:
         (number(value), f"{value - first:+.2f}".replace("-0.00", "+0.00") if known else "")
       )
     evaluated = " with ".join(filter(None, (str(run.evaluated), results.not_plain(run.record))))
+    if not _of_same_images(run.record, runs[0].record):
+      evaluated += f" on other images ({run.record['data']['name']})"
     rows.append({"label": run.label, "evaluated": evaluated, "cells": cells})
   return rows
+
+
+def _of_same_images(record: dict[str, Any], first: dict[str, Any]) -> bool:
+  """Whether nothing is known that tells the validation images of two records apart."""
+  found = record_data.differences(first.get("data", {}), record.get("data", {}))
+  return not any(entry.startswith("val_") for entry in found)
 
 
 def _scores(record: dict[str, Any]) -> list[float | None]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import ml_collections
 
-from ltss_jax import json_lines, results, run_config, whole_file, workdir as files
+from ltss_jax import json_lines, record_data, results, run_config, whole_file, workdir as files
 from ltss_jax.study import plan
 
 _REMEDY = "remove it, and the run is collected anew"
@@ -92,7 +92,8 @@ class Folder:
       Whether it has finished.
 
     Raises:
-      ValueError: a file that it or an attempt has left is damaged; names it.
+      ValueError: a file that it or an attempt has left is damaged, or the record is of other data
+        than the run; names it.
     """
     if self.result(run).exists():
       return True
@@ -100,9 +101,15 @@ class Folder:
     if resolved is None:
       return False
     steps = resolved["train"]["steps"]
-    record = files.record(self.workdir(run), steps)
-    if not record.exists():
+    path = files.record(self.workdir(run), steps)
+    if not path.exists():
       return False
+    record = whole_file.read_json(path)
+    if record_data.is_of_other_data(self.workdir(run), steps, record):
+      raise ValueError(
+        f"{path} is of other data ({record['data']['name']}) than the run; remove it, and evaluate"
+        " the run's own with --mode=evaluate"
+      )
     attempts = self._attempts_of(run)
     last = attempts[-1] if attempts else {}
     content = {
@@ -115,7 +122,7 @@ class Folder:
       "machine": last.get("machine"),
       "seconds": round(sum(attempt["seconds"] for attempt in attempts), 1),
       "attempts": attempts,
-      "record": whole_file.read_json(record),
+      "record": record,
     }
     results.write_record(content, self.result(run))
     return True
@@ -128,18 +135,36 @@ class Folder:
       combinations, seeds ascending.
 
     Raises:
-      ValueError: a file is damaged.
+      ValueError: a file is damaged, or two are of different data; names them.
     """
     found: dict[str, dict[int, dict[str, Any]]] = {}
+    first = None  # result that says what data it is of; those of older versions do not
     for path in sorted((self.path / "results").glob("*.json")):
       try:
         content = whole_file.read_json(path, _REMEDY)
         found.setdefault(content["method"], {})[content["seed"]] = content
-      except (KeyError, TypeError) as error:
+        data = content["record"].get("data")
+      except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no result of a study ({error!r}); {_REMEDY}") from error
+      if data and first:
+        _check_same_data(path, data, *first)
+      first = first or (data and (path, data))
     return {
       method: dict(sorted(found[method].items())) for method in sorted(found, key=plan.sort_key)
     }
+
+
+def _check_same_data(
+  path: pathlib.Path, data: dict[str, Any], first_path: pathlib.Path, first: dict[str, Any]
+) -> None:
+  """Compares the data that two results are of."""
+  different = record_data.differences(first, data)
+  if different:
+    raise ValueError(
+      f"{path} and {first_path} are of different data ({', '.join(different)}) and cannot be"
+      " compared; remove one of them and its workdir below runs/, and run it again on the data of"
+      " the other"
+    )
 
 
 def commit() -> str | None:

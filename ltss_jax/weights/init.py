@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 
 from ltss_jax.weights import finite, names, report, trees
+from ltss_jax.weights.class_rows import ClassRows
 
 BACKBONE = "backbone"
 _NONFINITE_ADVICE = "take other weights, or another step of a run with --config.init.step=N"
-# Their shape follows from the number of classes; with another number they start afresh.
+# Their shape follows from the number of classes.
 _CLASS_LAYERS = ("transformer_decoder/class_embed/", "classifier/", "pixel_head/classifier/")
 _SEESAW_COUNTS = ("transformer_decoder/seesaw_counts", "seesaw_counts")
 # What backbones have beyond those that were trained on ImageNet: the norms of Swin's outputs, ViT's
@@ -20,23 +21,25 @@ _NOT_OF_IMAGENET = re.compile(
 
 
 def initial_weights(
-  params: Any, stats: Any, loaded_params: Any, loaded_stats: Any
+  params: Any, stats: Any, loaded_params: Any, loaded_stats: Any, classes: ClassRows | None = None
 ) -> tuple[Any, Any, str]:
   """Puts saved weights into a freshly initialised model.
 
-  A leaf counts by its path, whether the model trains it (params) or not (stats). The layers whose
-  shape depends on the number of classes start afresh where it differs, everything but the backbone
-  does where only a backbone was saved, and so does what only training uses where it was not saved.
+  A leaf counts by its path, whether the model trains it (params) or not (stats). The rows of layers
+  whose shape depends on the number of classes go by the names of the classes; where these are not
+  known, such layers start afresh if the number differs. Everything but the backbone starts afresh
+  where only a backbone was saved, and so does what only training uses where it was not saved.
 
   Args:
     params: of the fresh model, nested dicts of arrays.
     stats: likewise.
     loaded_params: of the saved weights.
     loaded_stats: likewise.
+    classes: of the model and of the saved weights; None where one of them is not known by name.
 
   Returns:
     (params, stats, text): of the fresh trees' structure and dtypes; the text says what starts
-    afresh (-) and what was not used (+).
+    afresh (-), what was not used (+) and what was arranged by class names (~).
 
   Raises:
     ValueError: weights are missing (-), left over (+) or of another shape (!); all are listed. Or
@@ -45,6 +48,9 @@ def initial_weights(
   loaded = trees.flatten(loaded_params) | trees.flatten(loaded_stats)
   fresh = trees.flatten(params) | trees.flatten(stats)
   backbone_only = bool(loaded) and all(path.startswith(f"{BACKBONE}/") for path in loaded)
+  by_name = classes is not None and not classes.are_equal and not backbone_only
+  if by_name:
+    loaded = _by_name(fresh, loaded, classes)
   taken, afresh, problems = {}, [], []
   for path, leaf in fresh.items():
     shape = tuple(leaf.shape)
@@ -73,7 +79,23 @@ def initial_weights(
   finite.require_finite(taken, "the saved weights", _NONFINITE_ADVICE)
   leaves = fresh | taken
   text = _text(len(taken), afresh, unused)
+  if by_name:
+    arranged = [path for path in fresh if path in loaded and _follows_classes(path)]
+    text = "\n".join([text, *(f"~ {path}: by class names" for path in arranged), *classes.lines()])
   return trees.fill(params, leaves), trees.fill(stats, leaves), text
+
+
+def _by_name(
+  fresh: dict[str, Any], loaded: dict[str, Any], classes: ClassRows
+) -> dict[str, np.ndarray]:
+  """The saved leaves with class layers as the model has them, or without such a layer."""
+  result = dict(loaded)
+  for path in loaded:
+    if path in fresh and _follows_classes(path):
+      rows = classes.of_model(fresh[path], result.pop(path))
+      if rows is not None:
+        result[path] = rows
+  return result
 
 
 def _beside_a_backbone(path: str) -> bool:

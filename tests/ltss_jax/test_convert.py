@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from configs import ade20k, coco_stuff_lt, shapes_lt
+from configs import ade20k, coco_stuff_lt, folder, shapes_lt
 from ltss_jax import checkpoint, convert
 from ltss_jax.weights import official, readers, trees
 
@@ -70,6 +70,23 @@ def test_official_files_become_a_directory_and_official_files_again(tmp_path):
   assert (tmp_path / "back.pkl").read_bytes() == source.read_bytes()
 
 
+@pytest.mark.parametrize(
+  ("root", "lines", "expected"),
+  [
+    ("photos", 7, [f"class {i}" for i in range(7)]),
+    ("photos", 5, None),  # other classes than the file's
+    ("any text", 7, None),
+  ],
+)
+def test_a_folder_names_the_classes_where_it_is_there(tmp_path, root, lines, expected):
+  (tmp_path / "photos").mkdir()
+  (tmp_path / "photos" / "classes.txt").write_text("\n".join(f"class {i}" for i in range(lines)))
+  config = small(folder.get_config)
+  config.data.root = str(tmp_path / root)
+  convert.convert(config, official_file(tmp_path / "m.pkl", config, 7), tmp_path / "weights")
+  assert checkpoint.read_info(tmp_path / "weights").get("classes") == expected
+
+
 def test_a_deeplab_of_a_published_data_set(tmp_path):
   config = small(coco_stuff_lt.get_config, name="deeplabv3plus", aspp_channels=8)
   config.data.crop_size = 640
@@ -78,6 +95,7 @@ def test_a_deeplab_of_a_published_data_set(tmp_path):
   assert done.converted > 100
   _, _, info = checkpoint.load_weights(tmp_path / "weights")
   assert (info["num_classes"], info["data"], info["crop_size"]) == (171, "coco_stuff_lt", 640)
+  assert info["classes"][:2] == ["person", "bicycle"] and len(info["classes"]) == 171
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from etils import epath
 from PIL import Image
 
 import ltss_jax
-from configs import mhp_v2
+from configs import folder, mhp_v2
 from input_pipeline import checked_files
-from ltss_jax import build, checkpoint, evaluate, export, predict
+from ltss_jax import build, checkpoint, evaluate, export, predict, run_config
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 NUM_CLASSES = 59  # of MHP-v2, whose class table needs no data
@@ -254,6 +254,44 @@ def test_the_input_size_follows_from_the_config():
   config.data.crop_size = 0
   with pytest.raises(ValueError, match=r"config\.export\.width=0 .* --config\.export\.width=512"):
     export.input_size(config)
+
+
+def folder_run(workdir, **fields):
+  """The config of a user's folder; a run on it has resolved a crop of 192 px from its images."""
+  config = folder.get_config()
+  config.data.root = "unused"
+  resolved = config.copy_and_resolve_references()
+  resolved.update_from_flattened_dict({"data.crop_size": 192} | fields)
+  run_config.write(workdir, resolved)
+  return config
+
+
+@pytest.mark.parametrize(
+  ("of_run", "given", "expected"),
+  [
+    ({}, {}, (192, 192)),
+    ({"eval.min_size": 256}, {}, (256, 256)),
+    ({"eval.min_size": 256}, {"data.crop_size": 128}, (128, 128)),
+    ({"eval.min_size": 256}, {"eval.min_size": 320}, (320, 320)),
+    ({}, {"export.width": 224}, (192, 224)),
+  ],
+)
+def test_sizes_that_the_config_leaves_open_are_those_of_the_run(tmp_path, of_run, given, expected):
+  config = folder_run(tmp_path, **of_run)
+  config.update_from_flattened_dict(given)
+  assert export.input_size(export.sized_as_run(config, tmp_path)) == expected
+  assert config.data.crop_size == given.get("data.crop_size", 0)  # the caller's stays as it is
+
+
+def test_a_folder_run_needs_no_size_for_its_export(tmp_path, caplog):
+  config = folder_run(tmp_path)
+  with caplog.at_level("INFO", "absl"), pytest.raises(checkpoint.CheckpointError):
+    export.export(config, tmp_path, output=tmp_path / "out")  # its checkpoints are not there
+  assert "config.data.crop_size=192, config.eval.min_size=0" in caplog.text
+  assert "images of 192 x 192 px" in caplog.text
+  (tmp_path / "config.json").unlink()
+  with pytest.raises(ValueError, match=r"config\.export\.height=0 stands for"):
+    export.export(config, tmp_path, output=tmp_path / "out")
 
 
 def test_an_output_that_is_a_file_is_refused(tmp_path):

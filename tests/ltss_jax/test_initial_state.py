@@ -4,9 +4,20 @@ import jax
 import numpy as np
 import optax
 import pytest
+from etils import epath
 
 from configs import common
-from ltss_jax import build, checkpoint, initial_state, mesh as mesh_lib, run_config
+from input_pipeline import class_stats, prepared
+from ltss_jax import (
+  build,
+  checkpoint,
+  initial_state,
+  mesh as mesh_lib,
+  run_config,
+  whole_file,
+  workdir as files,
+)
+from ltss_jax.dataset import Dataset
 
 
 def small_config(directory="", data="folder"):
@@ -19,12 +30,23 @@ def small_config(directory="", data="folder"):
   return config
 
 
-def start(config, num_classes=3):
+def dataset(names):
+  """As it is known before a record of it is read."""
+  metadata = prepared.ClassMetadata("photos", tuple(names), tuple(range(len(names))), 255)
+  counts = class_stats.PixelCounts.from_rows([(2, 4)], [(np.array([0]), np.array([8]))])
+  stats = class_stats.class_stats(counts, len(names))
+  return Dataset(metadata, epath.Path("unused"), counts, counts, stats)
+
+
+def start(config, num_classes=3, names=None):
+  names = names or [f"class {i}" for i in range(num_classes)]
+  num_classes = len(names)
   mesh = mesh_lib.data_mesh(jax.devices()[:2])
   architecture = build.build_architecture(
     config, num_classes=num_classes, ignore_label=255, mesh=mesh
   )
-  return initial_state.initial_state(config, architecture, optax.adam(1e-3), mesh)
+  transform = optax.adam(1e-3)
+  return initial_state.initial_state(config, dataset(names), architecture, transform, mesh)
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +75,18 @@ def test_a_whole_model_of_another_class_count_gives_all_but_the_classifier(saved
       assert_equal_trees(state.params[part], jax.device_get(fresh.params[part]))
     else:
       assert_equal_trees(state.params[part], params[part])
-  same = start(small_config(model), num_classes=4)
+  with caplog.at_level("INFO", "absl"):
+    same = start(small_config(model), num_classes=4)
   assert_equal_trees(same.params, params)
+  assert f"The class names of {model} are not known" in caplog.text
   assert int(state.step) == 0 and state.params["fuse"][0]["conv"]["kernel"].sharding.mesh.size == 2
 
 
-def test_a_backbone_alone_leaves_the_rest_fresh(saved):
+def test_a_backbone_alone_leaves_the_rest_fresh(saved, caplog):
   params, _, backbone = saved
-  state, fresh = start(small_config(backbone)), start(small_config())
+  with caplog.at_level("INFO", "absl"):
+    state, fresh = start(small_config(backbone)), start(small_config())
+  assert "Starting from" in caplog.text and "not known" not in caplog.text
   assert_equal_trees(state.params["backbone"], params["backbone"])
   assert_equal_trees(state.params["aspp"], jax.device_get(fresh.params["aspp"]))
 
@@ -77,11 +103,32 @@ def workdir(saved, tmp_path):
   return tmp_path
 
 
-def test_a_run_gives_its_best_step_whatever_the_number_of_classes(saved, workdir):
+def test_a_run_gives_its_best_step_and_the_rows_of_classes_of_equal_names(saved, workdir, caplog):
+  whole_file.write_json(files.data(workdir), {"classes": list("abcd")})
+  with caplog.at_level("INFO", "absl"):
+    state = start(small_config(workdir), names=list("dxb"))
   params, _, _ = saved
-  state = start(small_config(workdir), num_classes=3)
   assert_equal_trees(state.params["aspp"], jax.tree.map(lambda x: x * 2, params["aspp"]))
-  assert state.params["classifier"]["bias"].shape == (3,) and int(state.step) == 0
+  kernel, found = (tree["classifier"]["kernel"] for tree in (params, jax.device_get(state.params)))
+  np.testing.assert_array_equal(found[..., [0, 2]], 2 * kernel[..., [3, 1]])
+  assert found[..., 1].any() and not (found[..., [1]] == 2 * kernel).any()
+  assert "- 1 classes start afresh: x\n+ 2 saved classes are not used: a, c" in caplog.text
+  assert "not known" not in caplog.text and int(state.step) == 0
+
+
+def test_who_knows_the_names_of_saved_classes(tmp_path, caplog):
+  names = ("b", "a")
+  with caplog.at_level("INFO", "absl"):
+    converted = initial_state.class_rows_of(str(tmp_path), {"classes": ["a", "b"]}, names)
+    assert converted.of_model(np.zeros(2), np.array([1, 2])).tolist() == [2, 1]
+    (tmp_path / "checkpoints").mkdir()
+    whole_file.write_json(files.data(tmp_path), {"classes": ["b", "c"]})
+    run = initial_state.class_rows_of(str(tmp_path), {}, names)
+    assert run.of_model(np.zeros(2), np.array([1, 2])).tolist() == [1, 0]
+    assert caplog.text == ""
+    files.data(tmp_path).unlink()
+    assert initial_state.class_rows_of(str(tmp_path), {}, names) is None
+  assert f"The class names of {tmp_path} are not known" in caplog.text
 
 
 def test_a_run_of_another_model_or_without_the_step_is_refused(workdir):

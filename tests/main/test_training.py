@@ -3,7 +3,10 @@
 import json
 import shutil
 
+import cv2
+
 from ltss_jax import example_images
+from ltss_jax.report import run_files
 from tests.main import runs
 
 
@@ -53,6 +56,27 @@ def test_evaluate_mode_scores_any_saved_step(reference, folder, data_dir):
   assert process.returncode == 0, process.stderr
   assert (workdir / "eval" / "8.json").read_bytes() == written
   assert "roof" in process.stdout
+
+
+def test_evaluating_other_data_leaves_the_record_of_the_run(reference, folder, data_dir, tmp_path):
+  workdir = shutil.copytree(reference[0], tmp_path / "run")
+  rainy = shutil.copytree(folder, tmp_path / "rainy")
+  for path in (rainy / "images" / "val").iterdir():  # the labels stay as they are
+    cv2.imwrite(str(path), cv2.imread(str(path)) // 4)
+  kept = {path: path.read_bytes() for path in (workdir / "eval").glob("12*")}
+  assert len(kept) == 3  # record, counts, pictures
+  process = runs.run(rainy, data_dir, workdir, "--mode=evaluate", "--config.train.report=true")
+  assert process.returncode == 0, process.stderr
+  assert all(path.read_bytes() == content for path, content in kept.items())
+  names = {path.name for path in (workdir / "eval").glob("12-*")}
+  (name,) = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+  assert names == {f"{name}.json", f"{name}_confusion.npz", f"{name}_examples.npz"}
+  assert f"(rainy, 7 validation images) than those of {workdir}/eval/12.json" in process.stderr
+  record = json.loads((workdir / "eval" / f"{name}.json").read_text())
+  own = json.loads((workdir / "eval" / "12.json").read_text())
+  assert record["mIoU"] != own["mIoU"] and record["data"]["name"] == "rainy"
+  run = run_files.read_run(workdir)
+  assert run.record["mIoU"] == own["mIoU"] and [other for other, _ in run.others] == [name]
 
 
 def test_wrong_uses_end_in_one_message(reference, folder, data_dir, tmp_path):

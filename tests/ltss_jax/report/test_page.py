@@ -62,6 +62,29 @@ def test_an_evaluation_that_is_not_plain_says_so(workdir, write_run, tmp_path):
   assert "<td>100 with eval.flip=True</td>" in text and "Not the plain" not in text
 
 
+OTHER = {"name": "rainy <b>", "val_images": 5, "val_labels": "cd"}
+
+
+@pytest.mark.parametrize(
+  ("names", "note"),
+  [
+    (
+      ["100-0123abcd"],
+      "rainy &lt;b&gt;, 5 validation images, mIoU 98.76 (eval/100-0123abcd.json).</p>",
+    ),
+    ([50, 100], "Of other data than the run's own: rainy &lt;b&gt;, 5 validation images.</p>"),
+  ],
+)
+def test_evaluations_of_other_data_are_named(workdir, names, note):
+  whole_file.write_json(files.data(workdir), {"val_images": 7, "val_labels": "ab"})
+  record = whole_file.read_json(files.record(workdir, 100)) | {"data": OTHER, "mIoU": 98.76}
+  for name in names:
+    results.write_record(record, files.record(workdir, name))
+  text = report.report(workdir).read_text(encoding="utf-8")
+  assert note in text
+  assert ("<title>demo: 98.76" in text) == (100 in names)
+
+
 def test_several_runs_are_compared(workdir, write_run, tmp_path):
   others = [write_run(tmp_path / name, seed=3, learning_rate=0.5) for name in ("b", "c/demo")]
   path = report.report(workdir, others, tmp_path / "new" / "page.html")

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ltss_jax import whole_file, workdir as files
+from ltss_jax import record_data, results as results_lib, whole_file, workdir as files
 from ltss_jax.report import run_files
 
 
@@ -27,6 +27,43 @@ def test_results_alone_suffice(workdir):
   (workdir / "eval" / "m2f_predictions.json").write_text("[]")
   run = run_files.read_run(workdir)
   assert (run.evaluated, run.confusion, run.history, run.lines) == ("m2f", None, [], [])
+
+
+OWN = {"name": "photos", "val_images": 7, "val_labels": "ab"}
+OTHER = {"name": "rainy", "val_images": 5, "val_labels": "cd"}
+
+
+def write_as_of(workdir, name, data, source=100):
+  """The record of a step once more, as one of some data."""
+  record = whole_file.read_json(files.record(workdir, source)) | {"data": data}
+  results_lib.write_record(record, files.record(workdir, name))
+
+
+def test_records_of_other_data_are_not_those_of_the_run(workdir):
+  whole_file.write_json(files.data(workdir), {"val_images": 7, "val_labels": "ab"})
+  write_as_of(workdir, 100, OWN)
+  write_as_of(workdir, "100-0123abcd", OTHER)
+  write_as_of(workdir, 150, OTHER)  # a copy by hand
+  run = run_files.read_run(workdir)
+  assert (run.evaluated, run.record["data"], run.is_of_other_data) == ("100", OWN, False)
+  assert [step for step, _ in run.history] == [50, 100]  # 50 is of an older version
+  assert [(name, record["data"]) for name, record in run.others] == [
+    ("100-0123abcd", OTHER),
+    ("150", OTHER),
+  ]
+  for name in (50, 100):
+    files.record(workdir, name).unlink()
+  run = run_files.read_run(workdir)
+  assert (run.evaluated, run.is_of_other_data, run.history) == ("150", True, [])
+
+
+def test_weights_without_a_run_are_shown_on_the_data_that_came_first(workdir):
+  write_as_of(workdir, "m2f", OWN)
+  write_as_of(workdir, f"m2f-{record_data.key(OTHER)}", OTHER)
+  for name in (50, 100):
+    files.record(workdir, name).unlink()
+  run = run_files.read_run(workdir)
+  assert (run.evaluated, len(run.others)) == ("m2f", 1)
 
 
 def test_a_folder_without_results_is_refused(tmp_path):

@@ -49,6 +49,18 @@ def test_other_runs_are_matched_by_the_name_of_the_class(run):
   assert columns[4:] == ["IoU other", "difference", "mostly taken for"]
 
 
+def test_scores_on_other_images_say_so(run):
+  data = {"name": "photos", "train_labels": "1", "val_images": 7, "val_labels": "ab"}
+  own, trained_elsewhere, rainy = (
+    dataclasses.replace(run, record=run.record | {"data": data | changes})
+    for changes in ({}, {"train_labels": "2"}, {"name": "rainy", "val_labels": "cd"})
+  )
+  rows = tables.totals(
+    [own, trained_elsewhere, run, rainy]
+  )  # that of an older version says nothing
+  assert [row["evaluated"] for row in rows] == [*["100"] * 3, "100 on other images (rainy)"]
+
+
 def test_confused_pairs_are_ranked_by_the_share_of_the_label(run):
   pairs = tables.confusion_pairs(run)
   assert [(p.label, p.prediction, p.share.text, p.pixels.text) for p in pairs] == [

@@ -3,11 +3,12 @@
 import pytest
 
 from configs import shapes_lt
-from ltss_jax import results, run_config
+from ltss_jax import results, run_config, whole_file, workdir as files
 from ltss_jax.study import plan, records
 
 FREE = {"every_steps", "batch_size", "save_json", "step"}
 RUN = plan.Run("baseline", 0)
+OTHER_RUN, OLD_RUN, LAST_RUN = plan.Run("rfs", 1), plan.Run("rfs", 2), plan.Run("rfs", 3)
 
 
 @pytest.fixture(name="folder")
@@ -47,14 +48,40 @@ def test_a_field_that_an_older_study_lacks_is_refused(folder):
     folder.claim(config)
 
 
-def write_run(folder, steps=1):
+def write_run(folder, steps=1, run=RUN, data=None, noted=None):
   """What a run leaves that has been evaluated at its last step."""
-  workdir = folder.workdir(RUN)
+  workdir = folder.workdir(run)
   workdir.mkdir(parents=True)
   config = shapes_lt.get_config()
   config.train.steps = steps
   run_config.write(workdir, config)
-  results.write_record({"mIoU": 50.0}, workdir / "eval" / f"{steps}.json")
+  if noted:
+    whole_file.write_json(files.data(workdir), noted)
+  record = {"mIoU": 50.0} | ({"data": data} if data else {})
+  results.write_record(record, workdir / "eval" / f"{steps}.json")
+
+
+PHOTOS = {"name": "photos", "val_labels": "ab"}
+RAINY = {"name": "rainy", "val_labels": "cd"}
+
+
+def test_a_record_of_other_data_than_the_run_is_refused(folder):
+  write_run(folder, data=RAINY, noted=PHOTOS)
+  with pytest.raises(ValueError, match=r"eval/1\.json is of other data \(rainy\).*--mode=evaluate"):
+    folder.collect(RUN, "config", {})
+  assert not folder.result(RUN).exists()
+
+
+def test_results_of_different_data_are_refused(folder):
+  """As where the images were changed in the middle of a study."""
+  for run, data in ((RUN, PHOTOS), (OTHER_RUN, PHOTOS | {"name": "renamed"}), (OLD_RUN, None)):
+    write_run(folder, run=run, data=data)
+    assert folder.collect(run, "config", {})
+  assert set(folder.load()) == {"baseline", "rfs"}
+  write_run(folder, run=LAST_RUN, data=RAINY)
+  assert folder.collect(LAST_RUN, "config", {})
+  with pytest.raises(ValueError, match=r"rfs_3\.json and .*baseline_0\.json.*\(val_labels\)"):
+    folder.load()
 
 
 def test_an_attempt_that_was_cut_off_is_left_out(folder, tmp_path):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from ltss_jax.weights import init, trees
+from ltss_jax.weights import class_rows, init, trees
 
 
 def model(num_classes=3, *, frozen=True, seesaw=False, value=0.0):
@@ -186,3 +186,87 @@ def test_the_pixel_heads_classifier_follows_the_number_of_classes():
   assert params["pixel_head"]["classifier"]["kernel"].shape == (1, 1, 4, 5)
   assert params["pixel_head"]["conv"]["conv"]["kernel"].flat[0] == 1
   assert stats["seesaw_counts"].tolist() == [0] * 5
+
+
+def numbered(weights):
+  """The weights with 1, 2, ... along the last axis of every leaf."""
+  return jax.tree.map(
+    lambda leaf: np.zeros_like(leaf) + np.arange(1, leaf.shape[-1] + 1), tuple(weights)
+  )
+
+
+def deeplab(num_classes, value=0.0, seesaw=True):
+  """(params, stats) with the class layers of DeepLabV3+ alone, and a backbone."""
+  full = lambda *shape: np.full(shape, value, np.float32)  # noqa: E731
+  params = {
+    "backbone": {"stem": {"kernel": full(2)}},
+    "classifier": {"kernel": full(1, 1, 4, num_classes), "bias": full(num_classes)},
+  }
+  return params, {"seesaw_counts": full(num_classes)} if seesaw else {}
+
+
+def mask2former(num_classes, value=0.0):
+  """(params, stats) with the Seesaw head, and with the pixel head."""
+  params, stats = with_training_only(model(num_classes, value=value), value, num_classes)
+  del stats["seesaw_counts"]
+  params["transformer_decoder"]["class_embed"] = {
+    "kernel": np.full((4, num_classes + 2), value, np.float32),
+    "bias": np.full(num_classes + 2, value, np.float32),
+  }
+  stats["transformer_decoder"] = {"seesaw_counts": np.full(num_classes + 1, value, np.float32)}
+  return params, stats
+
+
+SAVED, ORDER, WANTED = ("sky", "sea", "sand"), ("sand", "sky", "sea"), ("sea", "fog", "sky", "ice")
+
+
+@pytest.mark.parametrize(
+  ("build", "behind"),
+  [
+    (deeplab, {"classifier/kernel": 0, "classifier/bias": 0, "seesaw_counts": 0}),
+    (
+      mask2former,
+      {
+        "transformer_decoder/class_embed/kernel": 2,
+        "transformer_decoder/class_embed/bias": 2,
+        "transformer_decoder/seesaw_counts": 1,
+        "pixel_head/classifier/kernel": 0,
+      },
+    ),
+    (
+      model,
+      {
+        "transformer_decoder/class_embed/kernel": 1,
+        "transformer_decoder/class_embed/bias": 1,
+      },
+    ),
+  ],
+)
+def test_class_layers_go_by_the_names_of_the_classes(build, behind):
+  saved = numbered(build(3))
+  rest = {path for path in values(*saved) if path not in behind}
+  for names, expected in ((ORDER, [3, 1, 2]), (WANTED, [2, 0, 1, 0]), (SAVED, [1, 2, 3])):
+    rows = class_rows.ClassRows(SAVED, names)
+    params, stats, text = init.initial_weights(*build(len(names)), *saved, rows)
+    leaves = trees.flatten(params) | trees.flatten(stats)
+    for path, number in behind.items():
+      wanted = np.array(expected + [4, 5][:number], np.float32)
+      np.testing.assert_array_equal(leaves[path], np.broadcast_to(wanted, leaves[path].shape))
+      assert (f"~ {path}: by class names" in text) == (names != SAVED)
+      assert leaves[path].dtype == np.float32
+    assert all(leaves[path].flat[0] == 1 for path in rest)
+    assert f"{len(leaves)} arrays from the saved weights, 0 start afresh" in text
+    assert ("- 2 classes start afresh: fog, ice\n+ 1 saved classes are not used: sand" in text) == (
+      names == WANTED
+    )
+
+
+def test_a_class_head_without_a_common_name_starts_afresh():
+  """Also where the number of classes is the same: their rows would be those of other classes."""
+  rows = class_rows.ClassRows(("cat", "dog", "cow"), SAVED)
+  params, _, text = init.initial_weights(*deeplab(3), *numbered(deeplab(3)), rows)
+  assert not params["classifier"]["kernel"].any() and params["backbone"]["stem"]["kernel"].all()
+  assert "1 arrays from the saved weights, 3 start afresh\n- classifier/kernel\n" in text
+  assert "~ 0 of 3 classes have the rows of their name\n- 3 classes start afresh: sky" in text
+  params, _, _ = init.initial_weights(*deeplab(3), *numbered(deeplab(3)))  # names are not known
+  assert params["classifier"]["bias"].tolist() == [1, 2, 3]
