@@ -1,7 +1,9 @@
 """Settings that have to stand before the libraries are imported."""
 
 import os
+import shutil
 import signal
+import tempfile
 
 # Tests run on the CPU, whatever the machine has; set the variable to test on an accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -9,6 +11,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=4")
 # Paths such as gs:// without TensorFlow, where it is installed, too.
 os.environ.setdefault("EPATH_USE_TF", "false")
+
+# A test process and the programs that it starts compile the same thing once. Test processes share
+# nothing: JAX writes and reads these files without a lock.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import hypothesis
 import numpy as np
@@ -21,6 +28,10 @@ flags.FLAGS.mark_as_parsed()
 # The same examples on every run; no deadline, as a first call may compile or import.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
 hypothesis.settings.load_profile("repeatable")
+
+
+def pytest_unconfigure():
+  shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture

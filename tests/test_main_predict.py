@@ -72,7 +72,6 @@ def _run(root, tmp_path_factory):
   environment = os.environ | {
     "XLA_FLAGS": "",
     "PYTHONPATH": str(blocked),
-    "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
   }
 
   def run(*arguments, timeout=None):

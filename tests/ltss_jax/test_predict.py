@@ -80,21 +80,6 @@ def write_weights(config, directory, weights=None, **info):
   return params, stats
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory):
-  """Predictions of one model share their compilation."""
-  options = {
-    "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-    "jax_persistent_cache_min_compile_time_secs": 0.1,
-  }
-  before = {name: getattr(jax.config, name) for name in options}
-  for name, value in options.items():
-    jax.config.update(name, value)
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-
-
 @pytest.fixture(name="weights", scope="module")
 def _weights(tmp_path_factory):
   """(directory, params, stats) of a small DeepLabV3+."""

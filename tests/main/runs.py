@@ -15,7 +15,6 @@ from tensorboard.backend.event_processing import event_accumulator
 from ltss_jax import checkpoint
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
-_COMPILED = tempfile.TemporaryDirectory(prefix="compiled-")
 _BLOCKED = tempfile.TemporaryDirectory(prefix="blocked-")
 NUM_STEPS = 12
 # Small enough to compile in seconds.
@@ -51,13 +50,11 @@ def command(folder, data_dir, workdir, *arguments, moment=None):
 
 
 def environment(devices=1):
-  """Runs share compiled programs, as they may for users, and end where one imports TensorFlow."""
+  """Runs end where one imports TensorFlow."""
   (pathlib.Path(_BLOCKED.name) / "tensorflow.py").write_text("raise SystemExit('imported')\n")
   return os.environ | {
     "PYTHONPATH": _BLOCKED.name,
     "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    "JAX_COMPILATION_CACHE_DIR": _COMPILED.name,
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
   }
 
 

@@ -58,8 +58,6 @@ def make_start(photos, tmp_path):
   environment = os.environ | {
     "PYTHONPATH": str(REPOSITORY),
     "XLA_FLAGS": "",  # one device
-    "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
   }
 
   def start(*arguments, config=f"{REPOSITORY}/configs/folder.py"):
