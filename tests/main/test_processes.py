@@ -86,6 +86,7 @@ MASK2FORMER = (
   "--config.model.name=mask2former",
   "--config.model.channels=32",
   "--config.model.num_queries=8",
+  "--config.model.encoder_layers=1",
   "--config.model.decoder_layers=1",
   "--config.loss.num_points=64",
   # AdamW makes whole steps of gradients that are nothing but round-off.
