@@ -54,7 +54,8 @@ def environment(devices=1):
   (pathlib.Path(_BLOCKED.name) / "tensorflow.py").write_text("raise SystemExit('imported')\n")
   return os.environ | {
     "PYTHONPATH": _BLOCKED.name,
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"
+    " --xla_backend_optimization_level=1",
   }
 
 
