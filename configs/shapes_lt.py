@@ -8,8 +8,8 @@ Time      3 to 4 minutes in all: drawing, training, evaluating.
 Expected  val mIoU of at least 40 %, mIoU of the rare classes (by image) between 3 and 25 %.
 Measured  seed 0, on a shared machine; rare, common, frequent by image and by pixel:
           mask2former    46.6 (3.1 17.4 67.9; 2.5 9.6 70.7) on two cores
-                         48.6 (10.2 15.5 69.9; 6.6 7.8 73.5) on one, which rounds otherwise
-          deeplabv3plus  48.0 (8.2 30.5 64.5; 8.2 25.7 66.1) on one
+                         49.4 (10.7 26.5 67.4; 1.5 23.6 70.8) on one, which rounds otherwise
+          deeplabv3plus  48.2 (3.4 28.1 66.8; 3.4 25.1 67.8) on one
 
 The command runs a small Mask2Former; `shapes_lt.py:model=deeplabv3plus` is a small DeepLabV3+.
 `method=` takes rfs, copy_paste, seesaw, frequency_matcher (Mask2Former only) and combinations
