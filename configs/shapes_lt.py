@@ -7,7 +7,7 @@ Hardware  2 CPU cores.
 Time      3 to 4 minutes in all: drawing, training, evaluating.
 Expected  val mIoU of at least 40 %, mIoU of the rare classes (by image) between 3 and 25 %.
 Measured  seed 0, on a shared machine; rare, common, frequent by image and by pixel:
-          mask2former    46.6 (3.1 17.4 67.9; 2.5 9.6 70.7) on two cores
+          mask2former    50.6 (11.1 25.5 69.5; 10.7 15.5 72.9) on two cores
                          49.4 (10.7 26.5 67.4; 1.5 23.6 70.8) on one, which rounds otherwise
           deeplabv3plus  48.2 (3.4 28.1 66.8; 3.4 25.1 67.8) on one
 
