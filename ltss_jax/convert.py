@@ -111,12 +111,12 @@ def _class_names(config: ml_collections.ConfigDict, num_classes: int | None) -> 
 
   None for a backbone, and where the config's data set has no names at hand or others in number.
   """
-  data = config.data
-  is_folder = data.name == "folder"
-  if is_folder and not (data.root and (epath.Path(data.root) / "classes.txt").exists()):
-    return None
   if num_classes is None:
     return None
+  if config.data.name == "folder":  # which need not be on this machine
+    root = config.data.root
+    if not root or not (epath.Path(root).expanduser() / "classes.txt").exists():
+      return None
   names_of_data = dataset.class_metadata(config).class_names
   return list(names_of_data) if len(names_of_data) == num_classes else None
 

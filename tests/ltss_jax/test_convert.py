@@ -74,15 +74,17 @@ def test_official_files_become_a_directory_and_official_files_again(tmp_path):
   ("root", "lines", "expected"),
   [
     ("photos", 7, [f"class {i}" for i in range(7)]),
+    ("~/photos", 7, [f"class {i}" for i in range(7)]),
     ("photos", 5, None),  # other classes than the file's
     ("any text", 7, None),
   ],
 )
-def test_a_folder_names_the_classes_where_it_is_there(tmp_path, root, lines, expected):
+def test_a_folder_names_the_classes_where_it_is_there(tmp_path, monkeypatch, root, lines, expected):
+  monkeypatch.setenv("HOME", str(tmp_path))
   (tmp_path / "photos").mkdir()
   (tmp_path / "photos" / "classes.txt").write_text("\n".join(f"class {i}" for i in range(lines)))
   config = small(folder.get_config)
-  config.data.root = str(tmp_path / root)
+  config.data.root = root if root.startswith("~") else str(tmp_path / root)
   convert.convert(config, official_file(tmp_path / "m.pkl", config, 7), tmp_path / "weights")
   assert checkpoint.read_info(tmp_path / "weights").get("classes") == expected
 
