@@ -13,14 +13,7 @@ from jax import export as jax_export
 
 from configs import common
 from input_pipeline import checked_files, prediction_files
-from ltss_jax import (
-  architectures,
-  evaluate,
-  exported_program,
-  predict,
-  resize_labels,
-  run_config,
-)
+from ltss_jax import architectures, evaluate, exported_program, predict, resize_labels, run_config
 from ltss_jax.exported_program import METADATA_FILE, PROGRAM_FILE, WEIGHTS_FILE
 
 # The share of pixels whose label must equal the model's own; scores that are equal but for rounding

@@ -58,11 +58,11 @@ def initial_state(
       )
     return train_step.init_state(architecture, optimizer, config.seed, mesh)
   params, stats, info, source = _saved_weights(directory, config.init.step)
-  if info and info.get("contents") != "backbone":  # The number of classes alone may differ.
+  is_backbone = info.get("contents") == "backbone"
+  if info and not is_backbone:  # The number of classes alone may differ.
     run_config.check_weights(directory, info, config, info.get("num_classes"))
   state = train_step.init_state(architecture, optimizer, config.seed, mesh)
   fresh = jax.device_get((state.params, state.stats))
-  is_backbone = info.get("contents") == "backbone"
   rows = None if is_backbone else class_rows_of(directory, info, dataset.metadata.class_names)
   try:
     params, stats, changes = init.initial_weights(*fresh, params, stats, rows)

@@ -153,8 +153,8 @@ def test_commands_run(tmp_path):
   draw_folder(tmp_path / "mydata", rng)
   (tmp_path / "FOLDER").mkdir()
   Image.fromarray(rng.integers(0, 256, (120, 160, 3), np.uint8)).save(tmp_path / "FOLDER" / "a.jpg")
-  environment = dict(os.environ)
-  del environment["XLA_FLAGS"]  # the tests' four devices, which the reader of the page has not
+  # Without the tests' four devices, which the reader of the page has not.
+  environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
   done = set()
   for page in [*_FIRST, *(page for page in PAGES if page not in _FIRST)]:
     for command in runnable(page):

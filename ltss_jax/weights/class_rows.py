@@ -53,8 +53,9 @@ class ClassRows:
 
   def lines(self) -> list[str]:
     """What becomes of the classes, as lines that begin with ~, - or +."""
-    afresh = [name for row, name in enumerate(self._wanted) if row not in set(self._to)]
-    unused = [name for row, name in enumerate(self._saved) if row not in set(self._from)]
+    to, origin = set(self._to), set(self._from)
+    afresh = [name for row, name in enumerate(self._wanted) if row not in to]
+    unused = [name for row, name in enumerate(self._saved) if row not in origin]
     lines = [f"~ {len(self._to)} of {len(self._wanted)} classes have the rows of their name"]
     if afresh:
       lines.append(f"- {len(afresh)} classes start afresh: {_shown(afresh)}")
