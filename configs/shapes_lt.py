@@ -4,7 +4,7 @@ Paper     none: drawn scenes whose classes follow a long tail, as in "Frequency-
           Long-tailed Semantic Segmentation" (IEEE TMM 2024).
 Command   python main.py --config=configs/shapes_lt.py --workdir=runs/demo
 Hardware  2 CPU cores.
-Time      3 to 4 minutes in all: drawing, training, evaluating.
+Time      3 to 6 minutes in all, by machine: drawing, training, evaluating.
 Expected  val mIoU of at least 40 %, mIoU of the rare classes (by image) between 3 and 25 %.
 Measured  seed 0, on a shared machine; rare, common, frequent by image and by pixel:
           mask2former    50.6 (11.1 25.5 69.5; 10.7 15.5 72.9) on two cores
