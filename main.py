@@ -81,13 +81,13 @@ def _run(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Each mode imports what it needs."""
   weights = _CHECKPOINT.value
   if _MODE.value == "predict":
-    from ltss_jax import predict
+    from ltss_jax.prediction import predict
 
     predict.predict(config, workdir, source=_INPUT.value, output=_OUTPUT.value, weights=weights)
   elif _MODE.value == "export":
     import jax
 
-    from ltss_jax import export
+    from ltss_jax.prediction import export
 
     if jax.process_count() > 1:
       raise ValueError(
@@ -104,21 +104,21 @@ def _run(config: ml_collections.ConfigDict, workdir: str) -> None:
       path = report.report(workdir, tuple(_RUNS.value), _OUTPUT.value)
       logging.info("The report is %s", path)
   elif _MODE.value == "evaluate":
-    from ltss_jax import evaluation_run
+    from ltss_jax.evaluation import evaluator
 
-    _show(evaluation_run.evaluate_checkpoint(config, workdir, weights), workdir)
+    _show(evaluator.evaluate_checkpoint(config, workdir, weights), workdir)
   else:
-    from ltss_jax import train
+    from ltss_jax.training import loop
 
-    _show(train.train(config, workdir), workdir)
+    _show(loop.train(config, workdir), workdir)
 
 
 def _show(record: dict[str, Any] | None, workdir: str) -> None:
   """Prints the table of results; a training that was told to stop has none."""
-  from ltss_jax import results
+  from ltss_jax.results import evaluation_record
 
   if record is not None:
-    print(results.format_table(record))
+    print(evaluation_record.format_table(record))
     logging.info("Everything about this run is in %s", workdir)
 
 

@@ -16,7 +16,8 @@ import jax
 import numpy as np
 
 from configs import common
-from ltss_jax import architectures, build, mesh as mesh_lib, optimizer, train_step
+from ltss_jax import architectures, build, mesh as mesh_lib, optimizer
+from ltss_jax.training import train_step
 
 NUM_CLASSES, MAX_TARGETS, CLASSES_PER_IMAGE = 171, 8, 6
 REPETITIONS = 5

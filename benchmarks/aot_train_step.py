@@ -22,7 +22,8 @@ from ml_collections import config_flags
 from configs import flags as config_parsing
 from input_pipeline import class_tables
 from kernels.ms_deform_attn import aot_gpu, aot_tpu
-from ltss_jax import build, dataset as dataset_lib, mesh as mesh_lib, optimizer, train_step as steps
+from ltss_jax import build, dataset as dataset_lib, mesh as mesh_lib, optimizer
+from ltss_jax.training import train_step as steps
 
 # What compiled programs call for a Pallas kernel, on a TPU and on a GPU.
 _KERNELS = ('"tpu_custom_call"', '"__gpu$xla.gpu.triton"')

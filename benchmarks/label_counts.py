@@ -17,7 +17,8 @@ import cv2
 import jax
 import numpy as np
 
-from ltss_jax import metrics, resize_labels
+from ltss_jax.inference import score_maps
+from ltss_jax.results import metrics
 
 _NUM_CLASSES, _SIZE, _IGNORE_LABEL = 171, (480, 640), 255
 _CHANNELS = 57  # a third of the classes
@@ -28,7 +29,7 @@ _INPUTS = ((128, 171), (512, 683))
 def _ours(scores: np.ndarray, label: np.ndarray) -> Callable[[], np.ndarray]:
   """Scores [h, w, C] are on the device, as a network leaves them."""
   taps = [
-    resize_labels.bilinear_taps(own, out, out)
+    score_maps.bilinear_taps(own, out, out)
     for own, out in zip(scores.shape[:2], _SIZE, strict=True)
   ]
 
@@ -37,7 +38,7 @@ def _ours(scores: np.ndarray, label: np.ndarray) -> Callable[[], np.ndarray]:
     def block(start, count):
       return jax.lax.dynamic_slice_in_dim(scores, start, count, axis=-1)
 
-    return resize_labels.argmax(block, _NUM_CLASSES, _SIZE[0] * _SIZE[1], tuple(taps))
+    return score_maps.argmax(block, _NUM_CLASSES, _SIZE[0] * _SIZE[1], tuple(taps))
 
   scores = jax.device_put(scores)
 

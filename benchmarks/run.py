@@ -20,14 +20,10 @@ from absl import app
 from benchmarks import against_transformers, training
 from configs import shapes_lt
 from input_pipeline import eval_pipeline, pipeline, prepared
-from ltss_jax import (
-  build,
-  console,
-  dataset as dataset_lib,
-  evaluate,
-  mesh as mesh_lib,
-  resize_labels,
-)
+from ltss_jax import build, console, dataset as dataset_lib, mesh as mesh_lib
+from ltss_jax.evaluation.confusion import confusion_matrix
+from ltss_jax.inference import score_maps
+from ltss_jax.inference.predictor import Predictor
 from ltss_jax.losses import pixel
 
 _REPETITIONS = 7
@@ -69,13 +65,13 @@ def hard_pixel_mining() -> None:
 def labels_at_original_size() -> None:
   """Blockwise resize and argmax against resizing everything, 171 classes to 640 x 480."""
   scores = jax.random.normal(jax.random.key(0), (1, 128, 171, 171))
-  taps = resize_labels.bilinear_taps(128, 480, 480), resize_labels.bilinear_taps(171, 640, 640)
+  taps = score_maps.bilinear_taps(128, 480, 480), score_maps.bilinear_taps(171, 640, 640)
 
   def labels(scores):
     def block(start, count):
       return jax.lax.dynamic_slice_in_dim(scores[0], start, count, axis=-1)
 
-    return resize_labels.argmax(block, 171, 480 * 640, taps)
+    return score_maps.argmax(block, 171, 480 * 640, taps)
 
   compare(
     "resize and argmax",
@@ -123,7 +119,7 @@ def training_and_evaluation() -> None:
 
     source = prepared.open_source(dataset.directory, "val")
     counts = dataset.val_counts
-    predictor = evaluate.Predictor(architecture, mesh)
+    predictor = Predictor(architecture, mesh)
     for name in ("evaluation with compilation", "evaluation"):
       batches = eval_pipeline.EvalBatches(
         source,
@@ -133,7 +129,7 @@ def training_and_evaluation() -> None:
         max_size=config.eval.max_size,
       )
       start = time.perf_counter()
-      confusion = evaluate.confusion_matrix(
+      confusion = confusion_matrix(
         predictor,
         state.params,
         state.stats,

@@ -3,8 +3,9 @@
 import jax
 import ml_collections
 
-from ltss_jax import architectures, build, dataset as dataset_lib, optimizer, train_step
-from ltss_jax.types import TrainState
+from ltss_jax import architectures, build, dataset as dataset_lib, optimizer
+from ltss_jax.training import train_step
+from ltss_jax.training.state import TrainState
 
 
 def make(

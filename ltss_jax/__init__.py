@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
   from ltss_jax.api import Model, Segmentation, load
-  from ltss_jax.exported_program import load as load_exported
+  from ltss_jax.prediction.exported_program import load as load_exported
 
 __all__ = ["Model", "Segmentation", "load", "load_exported"]
 
@@ -19,7 +19,7 @@ def __getattr__(name: str) -> Any:
   if name not in __all__:
     raise AttributeError(f"module 'ltss_jax' has no attribute {name!r}")
   if name == "load_exported":
-    from ltss_jax import exported_program
+    from ltss_jax.prediction import exported_program
 
     return exported_program.load
   from ltss_jax import api

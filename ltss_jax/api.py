@@ -15,7 +15,10 @@ from PIL import Image, ImageOps
 
 from configs import common, validation
 from input_pipeline import decode, deep_images, prediction_files, resize
-from ltss_jax import build, checkpoint, palette, predict, region_names, run_config
+from ltss_jax import build, checkpoint
+from ltss_jax.prediction import predict
+from ltss_jax.visualization import palette, region_names
+from ltss_jax.workdir import paths, run_config
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -152,7 +155,7 @@ def load(
       f"{path} does not exist; give the workdir of a run, or a directory that `python -m "
       "ltss_jax.convert` wrote"
     )
-  is_run = build.checkpoint_directory(path).exists()
+  is_run = paths.checkpoints(path).exists()
   if config is None:
     config = _config_of_run(path) if is_run else _config_of_weights(path)
   else:

@@ -19,10 +19,12 @@ from ml_collections import config_flags
 
 from configs import flags as config_parsing
 from input_pipeline import class_tables
-from ltss_jax import build, checkpoint, console, dataset, inference_weights
+from ltss_jax import build, checkpoint, console, dataset
+from ltss_jax.inference import restore
 from ltss_jax.models import mask2former
 from ltss_jax.weights import describe, huggingface, imagenet, names, official, readers, trees
 from ltss_jax.weights.report import Report
+from ltss_jax.workdir import paths
 
 
 def convert(
@@ -154,7 +156,7 @@ def export(
   saved = trees.flatten(params) | trees.flatten(stats)
   params, stats = _as_in_model(config, saved, source)
   advice = "take an earlier step of a run with --config.eval.step=N, or convert another checkpoint"
-  inference_weights.require_finite(params, stats, str(source), advice)
+  restore.require_finite(params, stats, str(source), advice)
   arrays = official.to_official(config.model.name, params, stats)
   readers.write_pickle(output, arrays)
   return len(arrays)
@@ -162,11 +164,11 @@ def export(
 
 def _read_weights(config: ml_collections.ConfigDict, source: epath.PathLike) -> tuple[Any, Any]:
   """Returns (params, stats) of a converted directory or of a training run."""
-  directory = build.checkpoint_directory(epath.Path(source).expanduser())
+  directory = paths.checkpoints(epath.Path(source).expanduser())
   if not directory.exists():
     params, stats, _ = checkpoint.load_weights(source)
     return params, stats
-  return inference_weights.read_run(source, config.eval.step)[1:]
+  return restore.read_run(source, config.eval.step)[1:]
 
 
 def _as_in_model(

@@ -1,10 +1,12 @@
 """Devices: joining the processes of a job, the data mesh, placing batches on it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 _NO_CLUSTER = "coordinator_address should be defined"  # what jax says outside every known cluster
@@ -84,3 +86,36 @@ def check_batch_size(field: str, batch_size: int, parts: int, what: str) -> None
     f"{field} is {batch_size}, which does not divide into {parts} equal parts ({what}); "
     f"the nearest that does: {nearest}"
   )
+
+
+def local_replica(tree: Any, mesh: Mesh) -> Any:
+  """The process's own copies of replicated global arrays, as arrays on its local mesh."""
+  sharding = replicated(mesh)
+
+  def local(x: jax.Array) -> jax.Array:
+    shards = [shard.data for shard in x.addressable_shards]
+    return jax.make_array_from_single_device_arrays(x.shape, sharding, shards)
+
+  return jax.tree.map(local, tree)
+
+
+def sum_over_processes(counts: np.ndarray) -> np.ndarray:
+  """Adds int64 arrays of all processes exactly (devices hold no int64, so the halves travel)."""
+  if jax.process_count() == 1:
+    return counts
+  halves = np.ascontiguousarray(counts).view(np.uint32)
+  gathered = np.asarray(multihost_utils.process_allgather(halves))  # [P, C, 2 C]
+  return np.ascontiguousarray(gathered).view(np.int64).sum(0)
+
+
+def gather_bytes(own: bytes) -> list[bytes]:
+  """What every process has to say, in their order, on every process."""
+  if jax.process_count() == 1:
+    return [own]
+  lengths = sum_over_processes(
+    np.eye(jax.process_count(), dtype=np.int64)[[jax.process_index()]] * len(own)
+  )[0]
+  padded = np.zeros(lengths.max(), np.uint8)
+  padded[: len(own)] = np.frombuffer(own, np.uint8)
+  gathered = np.asarray(multihost_utils.process_allgather(padded))  # [P, longest]
+  return [row[:length].tobytes() for row, length in zip(gathered, lengths, strict=True)]

@@ -8,6 +8,7 @@ import dataclasses
 from configs import common
 from input_pipeline import copy_paste as copy_paste_lib, pipeline as pipeline_lib
 from ltss_jax import build
+from ltss_jax.build import model as build_model
 from ltss_jax.losses import class_losses, mask_criterion
 from ltss_jax.models import backbones, deeplabv3plus, mask2former
 from ltss_jax.optimizer import OptimizerConfig
@@ -28,20 +29,20 @@ def _of(cls, values, **fields):
 
 
 def backbone(name: str, **fields) -> backbones.BackboneConfig:
-  config = build._mask2former_config(_config(**{"model.backbone": name}), 1)
+  config = build_model._mask2former_config(_config(**{"model.backbone": name}), 1)
   return dataclasses.replace(config.backbone, **fields)
 
 
 def mask2former_of(
   num_classes: int, backbone: backbones.BackboneConfig, **fields
 ) -> mask2former.Mask2FormerConfig:
-  config = build._mask2former_config(_config(), num_classes)
+  config = build_model._mask2former_config(_config(), num_classes)
   return dataclasses.replace(config, backbone=backbone, **fields)
 
 
 def deeplabv3plus_of(num_classes: int, **fields) -> deeplabv3plus.DeepLabV3PlusConfig:
   config = _config(**{"model.name": "deeplabv3plus", "model.backbone_norm": "batch_norm"})
-  return dataclasses.replace(build._deeplabv3plus_config(config, num_classes), **fields)
+  return dataclasses.replace(build_model._deeplabv3plus_config(config, num_classes), **fields)
 
 
 def criterion(**fields) -> mask_criterion.CriterionConfig:

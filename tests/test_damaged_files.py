@@ -14,20 +14,14 @@ import pytest
 from configs import folder as folder_config
 from input_pipeline import prepared
 from input_pipeline.raw import note
-from ltss_jax import (
-  console,
-  example_images,
-  metric_writer,
-  results,
-  run_config,
-  run_data,
-  run_environment,
-  whole_file,
-  workdir as files,
-)
+from ltss_jax import console
 from ltss_jax.dataset import prepare_run
 from ltss_jax.report import run_files
+from ltss_jax.results import evaluation_record
 from ltss_jax.study import plan, records
+from ltss_jax.training import metric_writer
+from ltss_jax.visualization import example_images
+from ltss_jax.workdir import atomic_file, paths, run_config, run_data, run_environment
 
 RUN = plan.Run("baseline", 0)
 STEPS = 6
@@ -49,7 +43,7 @@ def draw_photos(root):
 
 def write_evaluation(workdir, name, dataset, rng):
   confusion = rng.integers(0, 1000, (3, 3))
-  record = results.make_record(
+  record = evaluation_record.make_record(
     confusion,
     class_names=dataset.metadata.class_names,
     train_images=dataset.train_stats.images_with_class,
@@ -57,8 +51,8 @@ def write_evaluation(workdir, name, dataset, rng):
     image_groups=dataset.image_groups,
     pixel_groups=dataset.pixel_groups,
   )
-  results.write_record(record, files.record(workdir, name))
-  with whole_file.replacing(files.confusion(workdir, name)) as file:
+  evaluation_record.write_record(record, paths.record(workdir, name))
+  with atomic_file.replacing(paths.confusion(workdir, name)) as file:
     np.savez_compressed(file, confusion=confusion)
 
 
@@ -86,7 +80,7 @@ class Made:
     self.run.mkdir()
     run_config.write(self.run, self.config)
     run_data.write(self.run, self.dataset)
-    metrics = metric_writer.JsonLinesWriter(files.metrics(self.run))
+    metrics = metric_writer.JsonLinesWriter(paths.metrics(self.run))
     for step in (2, 4, 6):
       metrics.write_scalars(step, {"loss": 1 / step, "grad_norm": rng.random()})
     for step in (0, 4):
@@ -96,7 +90,7 @@ class Made:
     label = rng.integers(0, 3, (40, 48), np.uint8)
     image = rng.integers(0, 256, (40, 48, 3), np.uint8)
     example = example_images.Example("0.jpg", 0.5, image, label, label)
-    example_images.save([example, example], files.examples(self.run, STEPS))
+    example_images.save([example, example], paths.examples(self.run, STEPS))
     self.weights = self.run.with_name("weights_run")
     write_evaluation(self.weights, "m2f", self.dataset, rng)
 

@@ -8,7 +8,8 @@ import pytest
 
 from configs import common, validation
 from input_pipeline import copy_paste, pipeline
-from ltss_jax import optimizer, views
+from ltss_jax import optimizer
+from ltss_jax.inference import test_time_augmentation
 from ltss_jax.losses import class_losses, criterion_types, matching
 from ltss_jax.models import (
   backbones,
@@ -33,7 +34,7 @@ FILLED = (
   pipeline.TrainPipelineConfig,
   pixel_decoder.PixelDecoderConfig,
   transformer_decoder.TransformerDecoderConfig,
-  views.ViewOptions,
+  test_time_augmentation.ViewOptions,
 )
 # Names that a field of the config has in the library -> that of the field.
 OTHER_NAMES = {

@@ -11,20 +11,69 @@ REPOSITORY = pathlib.Path(__file__).parents[1]
 OWN = ("benchmarks", "configs", "input_pipeline", "kernels", "ltss_jax")
 ANYTHING = None
 
-# Modules of ltss_jax that bring config, data and model together.
-_RUN = {
-  "absl",
-  "clu",
-  "configs",
-  "etils",
-  "input_pipeline",
-  "jax",
-  "ltss_jax",
-  "ml_collections",
-  "numpy",
+# The rooms of ltss_jax from the ground up -> the rooms below them that they import. docs/design.md
+# draws them.
+ROOMS = {
+  "console": (),
+  "mesh": (),
+  "optimizer": (),
+  "dataset": (),
+  "models": (),
+  "losses": (),
+  "workdir": ("dataset",),
+  "results": ("workdir",),
+  "visualization": ("workdir",),
+  "checkpoint": ("workdir",),
+  "weights": ("models", "workdir"),
+  "architectures": ("losses", "models"),
+  "inference": ("architectures", "checkpoint", "mesh", "weights", "workdir"),
+  "build": ("architectures", "dataset", "inference", "losses", "models", "optimizer"),
+  "evaluation": ("build", "dataset", "inference", "mesh", "results", "visualization", "workdir"),
+  "prediction": (
+    "architectures",
+    "build",
+    "dataset",
+    "inference",
+    "mesh",
+    "visualization",
+    "workdir",
+  ),
+  "report": ("results", "visualization", "workdir"),
+  "training": (
+    "architectures",
+    "build",
+    "checkpoint",
+    "dataset",
+    "evaluation",
+    "inference",
+    "losses",
+    "mesh",
+    "optimizer",
+    "report",
+    "visualization",
+    "weights",
+    "workdir",
+  ),
+  "study": ("console", "results", "workdir"),
+  "api": ("build", "checkpoint", "prediction", "visualization", "workdir"),
+  "convert": (
+    "build",
+    "checkpoint",
+    "console",
+    "dataset",
+    "inference",
+    "models",
+    "weights",
+    "workdir",
+  ),
+  "__init__": ("api", "prediction"),
 }
 
-# Module or package -> what it may import beside the standard library; the longest prefix counts.
+# What brings config, data and model together.
+_RUN = {"absl", "configs", "etils", "input_pipeline", "jax", "ml_collections", "numpy"}
+
+# Module or package -> what it may import beside the standard library and, in ltss_jax, the rooms
+# above; the longest prefix counts.
 RULES = {
   "main": ANYTHING,
   "benchmarks": ANYTHING,
@@ -43,59 +92,31 @@ RULES = {
   "input_pipeline.stats": {"absl", "etils", "input_pipeline", "matplotlib", "numpy"},
   "kernels": {"jax", "kernels", "numpy"},
   "kernels.ms_deform_attn.bench": {"jax", "kernels", "numpy", "torch"},
-  # Whatever has no line of its own knows neither config nor data.
-  "ltss_jax": {"absl", "etils", "jax", "ltss_jax", "numpy"},
-  "ltss_jax.architectures": {"absl", "jax", "kernels", "ltss_jax", "numpy"},
-  "ltss_jax.models": {"flax", "jax", "kernels", "ltss_jax.models", "numpy"},
-  "ltss_jax.losses": {"jax", "ltss_jax.losses", "numpy"},
-  "ltss_jax.losses.matching": {"jax", "ltss_jax.losses", "numpy", "optax", "scipy"},
-  "ltss_jax.metrics": {"numpy"},
-  "ltss_jax.results": {"etils", "ltss_jax.metrics", "ltss_jax.whole_file", "numpy"},
+  "ltss_jax": set(),
+  "ltss_jax.console": {"absl"},
   "ltss_jax.mesh": {"absl", "jax", "numpy"},
-  "ltss_jax.preemption": {"jax"},
-  "ltss_jax.optimizer": {"jax", "ltss_jax.types", "numpy", "optax"},
-  "ltss_jax.checkpoint": {"absl", "etils", "jax", "ltss_jax.checkpoint", "numpy", "orbax"},
-  "ltss_jax.checkpoint.contents": {"etils", "jax", "ltss_jax.whole_file", "numpy", "xxhash"},
-  "ltss_jax.metric_writer": {
-    "absl",
-    "clu",
-    "etils",
-    "ltss_jax.event_files",
-    "ltss_jax.json_lines",
-    "ltss_jax.whole_file",
-    "ltss_jax.workdir",
-    "numpy",
-    "wandb",
-  },
-  "ltss_jax.event_files": {
-    "PIL",
-    "etils",
-    "google",
-    "ltss_jax.whole_file",
-    "numpy",
-    "tensorboard",
-  },
-  "ltss_jax.workdir": {"etils"},
-  "ltss_jax.whole_file": {"etils"},
-  "ltss_jax.json_lines": {"absl", "etils", "ltss_jax.whole_file"},
-  "ltss_jax.train_step": {"absl", "jax", "ltss_jax", "numpy", "optax"},
-  "ltss_jax.evaluate": _RUN,
-  "ltss_jax.run_length": {"numpy", "pycocotools"},
-  "ltss_jax.views": {"input_pipeline.resize", "ltss_jax.resize_labels", "numpy"},
-  "ltss_jax.predict": _RUN,
-  "ltss_jax.prediction_writer": {"etils", "input_pipeline", "ltss_jax", "numpy"},
-  "ltss_jax.region_names": {"PIL", "cv2", "numpy"},
-  "ltss_jax.api": _RUN | {"PIL"},
-  "ltss_jax.export": _RUN,
-  "ltss_jax.exported_program": {"etils", "input_pipeline.checked_files", "jax", "numpy"},
-  "ltss_jax.examples": _RUN,
-  "ltss_jax.example_images": {
-    "etils",
-    "input_pipeline",
-    "ltss_jax.palette",
-    "ltss_jax.whole_file",
-    "numpy",
-  },
+  "ltss_jax.optimizer": {"jax", "optax"},
+  "ltss_jax.dataset": _RUN,
+  "ltss_jax.models": {"flax", "jax", "kernels", "numpy"},
+  "ltss_jax.losses": {"jax", "numpy"},
+  "ltss_jax.losses.matching": {"jax", "numpy", "optax", "scipy"},
+  "ltss_jax.workdir": {"absl", "etils", "numpy"},
+  "ltss_jax.workdir.run_config": {"etils", "ml_collections"},
+  "ltss_jax.workdir.run_data": {"etils", "input_pipeline", "numpy"},
+  "ltss_jax.workdir.run_environment": {"absl", "etils", "jax"},
+  # Reads and writes numbers: no JAX.
+  "ltss_jax.results": {"etils", "numpy"},
+  "ltss_jax.visualization": {"PIL", "cv2", "etils", "input_pipeline", "numpy"},
+  "ltss_jax.checkpoint": {"absl", "etils", "jax", "numpy", "orbax", "xxhash"},
+  "ltss_jax.weights": {"absl", "etils", "jax", "numpy"},
+  "ltss_jax.architectures": {"absl", "jax", "kernels", "numpy"},
+  "ltss_jax.inference": {"absl", "etils", "input_pipeline", "jax", "numpy"},
+  "ltss_jax.inference.coco_rle": {"numpy", "pycocotools"},
+  "ltss_jax.inference.restore": _RUN,
+  "ltss_jax.build": _RUN,
+  "ltss_jax.evaluation": _RUN,
+  "ltss_jax.prediction": _RUN,
+  "ltss_jax.prediction.exported_program": {"etils", "input_pipeline.checked_files", "jax", "numpy"},
   # Reads what a run has left: neither models nor JAX.
   "ltss_jax.report": {
     "PIL",
@@ -103,25 +124,20 @@ RULES = {
     "etils",
     "input_pipeline",
     "jinja2",
-    "ltss_jax",
     "matplotlib",
     "numpy",
   },
-  "ltss_jax.train": _RUN,
-  # Parts of train and evaluate that have files of their own.
-  "ltss_jax.build": _RUN,
-  "ltss_jax.dataset": _RUN,
-  "ltss_jax.inference_weights": _RUN,
-  "ltss_jax.convert": _RUN,
-  "ltss_jax.initial_state": _RUN | {"optax"},
-  "ltss_jax.evaluation_run": _RUN,
-  "ltss_jax.run_config": {"etils", "ltss_jax.whole_file", "ml_collections"},
-  "ltss_jax.record_data": {"etils", "ltss_jax.whole_file", "ltss_jax.workdir"},
-  "ltss_jax.run_data": {"etils", "input_pipeline", "ltss_jax", "numpy"},
+  "ltss_jax.training": _RUN | {"clu", "optax"},
+  "ltss_jax.training.train_step": {"absl", "jax", "numpy", "optax"},
+  "ltss_jax.training.preemption": {"jax"},
+  "ltss_jax.training.metric_writer": {"absl", "clu", "etils", "numpy", "wandb"},
+  "ltss_jax.training.event_files": {"PIL", "etils", "google", "numpy", "tensorboard"},
   # It starts main.py as a process of its own and reads what that wrote.
-  "ltss_jax.study": {"absl", "configs", "ltss_jax", "ml_collections", "numpy"},
-  "ltss_jax.study.plots": {"ltss_jax.results", "ltss_jax.study", "matplotlib", "numpy"},
+  "ltss_jax.study": {"absl", "configs", "ml_collections", "numpy"},
+  "ltss_jax.study.plots": {"matplotlib", "numpy"},
   "ltss_jax.study.statistics": {"numpy", "scipy"},
+  "ltss_jax.api": _RUN | {"PIL"},
+  "ltss_jax.convert": _RUN,
 }
 
 
@@ -149,11 +165,20 @@ def is_within(name: str, package: str) -> bool:
   return name == package or name.startswith(f"{package}.")
 
 
+def room_of(name: str) -> str | None:
+  """The room of ltss_jax that a dotted name lies in; None outside, and for ltss_jax itself."""
+  parts = name.split(".")
+  return parts[1] if parts[0] == "ltss_jax" and len(parts) > 1 else None
+
+
 def violations(source: str, module: str, is_package: bool = False) -> list[str]:
   """Returns the names that a module imports and its rule does not allow."""
   allowed = RULES[max((rule for rule in RULES if is_within(module, rule)), key=len)]
   if allowed is ANYTHING:
     return []
+  room = room_of(module) or "__init__"
+  if module.split(".")[0] == "ltss_jax":
+    allowed = allowed | {f"ltss_jax.{below}" for below in (room, *ROOMS.get(room, ()))}
   return sorted(
     name
     for name in imported_names(source, module, is_package)
@@ -162,17 +187,59 @@ def violations(source: str, module: str, is_package: bool = False) -> list[str]:
   )
 
 
-def test_every_module_keeps_to_its_rule():
+def sources() -> dict[str, tuple[str, bool]]:
+  """Module -> (its source, whether it is a package), of all that is imported in a run."""
   paths = [REPOSITORY / "main.py"]
   for package in OWN:
-    paths += (REPOSITORY / package).rglob("*.py")
+    paths += sorted((REPOSITORY / package).rglob("*.py"))
+  return {
+    module_name(path): (path.read_text(encoding="utf-8"), path.name == "__init__.py")
+    for path in paths
+  }
+
+
+def test_every_module_keeps_to_its_rule():
   found = {}
-  for path in filter(pathlib.Path.exists, paths):
-    module = module_name(path)
-    names = violations(path.read_text(encoding="utf-8"), module, path.name == "__init__.py")
+  for module, (source, is_package) in sources().items():
+    names = violations(source, module, is_package)
     if names:
       found[module] = names
   assert found == {}
+
+
+def test_rooms_import_only_what_lies_below_them():
+  rooms = list(ROOMS)
+  for room, below in ROOMS.items():
+    assert set(below) <= set(rooms[: rooms.index(room)]), room
+
+
+def test_the_arrows_between_rooms_are_those_of_the_table():
+  found = {room: set() for room in ROOMS}
+  for module, (source, is_package) in sources().items():
+    if module.split(".")[0] == "ltss_jax":
+      room = room_of(module) or "__init__"
+      found[room] |= {room_of(name) for name in imported_names(source, module, is_package)}
+  assert {room: names - {room, None} for room, names in found.items()} == {
+    room: set(below) for room, below in ROOMS.items()
+  }
+
+
+def test_no_module_imports_itself_over_others():
+  modules = sources()
+  imports = {
+    module: {
+      max((m for m in modules if is_within(name, m)), key=len, default=None)
+      for name in imported_names(source, module, is_package)
+    }
+    - {None, module}
+    for module, (source, is_package) in modules.items()
+  }
+  # Whoever imports nothing of what is left cannot be part of a circle.
+  left = {module: names for module, names in imports.items()}
+  while free := [module for module, names in left.items() if not names & left.keys()]:
+    for module in free:
+      del left[module]
+  assert left == {}
 
 
 _IMPORT_ALL = """
@@ -216,7 +283,7 @@ def test_every_top_level_package_has_a_rule():
   [
     ("input_pipeline.transforms", "import jax", ["jax"]),
     ("input_pipeline.transforms", "from flax import nnx", ["flax.nnx"]),
-    ("input_pipeline.prepare.ensure", "import ltss_jax.metrics", ["ltss_jax.metrics"]),
+    ("input_pipeline.prepare.ensure", "import ltss_jax.mesh", ["ltss_jax.mesh"]),
     ("input_pipeline.transforms", "def f():\n  import tensorflow as tf", ["tensorflow"]),
     ("kernels.ms_deform_attn.xla", "from ltss_jax import mesh", ["ltss_jax.mesh"]),
     ("kernels.ms_deform_attn.xla", "from jax.experimental import pallas", []),
@@ -226,13 +293,19 @@ def test_every_top_level_package_has_a_rule():
     ("ltss_jax.models.resnet", "from . import layers\nfrom kernels import x", []),
     ("ltss_jax.models.resnet", "from ..losses import pixel", ["ltss_jax.losses.pixel"]),
     ("ltss_jax.losses.pixel", "from flax import nnx", ["flax.nnx"]),
-    ("ltss_jax.metrics", "import jax", ["jax"]),
+    ("ltss_jax.results.metrics", "import jax", ["jax"]),
     ("ltss_jax.optimizer", "import orbax.checkpoint", ["orbax.checkpoint"]),
     ("ltss_jax.checkpoint", "from orbax.checkpoint import v1", []),
-    ("ltss_jax.train_step", "import ml_collections", ["ml_collections"]),
-    ("ltss_jax.train_step", "from input_pipeline import pipeline", ["input_pipeline.pipeline"]),
+    ("ltss_jax.training.train_step", "import ml_collections", ["ml_collections"]),
+    (
+      "ltss_jax.training.train_step",
+      "from input_pipeline import prepared",
+      ["input_pipeline.prepared"],
+    ),
     ("ltss_jax.anything_new", "import optax", ["optax"]),
-    ("ltss_jax.train", "from input_pipeline import pipeline\nimport ml_collections", []),
+    ("ltss_jax.training.loop", "from input_pipeline import pipeline\nimport ml_collections", []),
+    ("ltss_jax.inference.predictor", "from ltss_jax import build", ["ltss_jax.build"]),
+    ("ltss_jax.report.page", "from ltss_jax.training import loop", ["ltss_jax.training.loop"]),
     ("ltss_jax.study.runs", "import jax", ["jax"]),
     ("configs.common", "import jax, dataclasses, ml_collections", ["jax"]),
     ("main", "import jax, clu, anything", []),

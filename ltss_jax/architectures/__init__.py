@@ -3,12 +3,10 @@
 from ltss_jax.architectures.architecture import Architecture, normalize
 from ltss_jax.architectures.deeplabv3plus import deeplabv3plus_architecture
 from ltss_jax.architectures.mask2former import mask2former_architecture
-from ltss_jax.architectures.sliding_window import over_windows
 
 __all__ = [
   "Architecture",
   "deeplabv3plus_architecture",
   "mask2former_architecture",
   "normalize",
-  "over_windows",
 ]

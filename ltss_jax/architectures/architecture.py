@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ltss_jax import resize_labels
+# (first class, number of classes) -> their scores [h, w, number].
+ScoreBlocks = Callable[[jax.Array, int], jax.Array]
 
 # Mean and standard deviation of ImageNet's RGB values in 0-255, as the release normalises.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
@@ -38,7 +39,7 @@ class Architecture:
   loss: Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
   loss_terms: tuple[str, ...]
   predict: Callable[[Any, Any, jax.Array], Any]
-  score_blocks: Callable[[Any, tuple[int, int]], resize_labels.ScoreBlocks]
+  score_blocks: Callable[[Any, tuple[int, int]], ScoreBlocks]
   decays: Callable[[str], bool]
   max_targets: int
 

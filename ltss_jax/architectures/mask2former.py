@@ -11,8 +11,7 @@ from jax.sharding import Mesh, PartitionSpec
 from jax.typing import ArrayLike
 
 from kernels import ms_deform_attn
-from ltss_jax import resize_labels
-from ltss_jax.architectures.architecture import Architecture
+from ltss_jax.architectures.architecture import Architecture, ScoreBlocks
 from ltss_jax.losses import mask_criterion, pixel
 from ltss_jax.models import mask2former
 
@@ -169,7 +168,7 @@ def _mask2former_predict(inference, class_head: str, log_prior: ArrayLike | None
   return predict
 
 
-def _mask2former_score_blocks(prediction, size: tuple[int, int]) -> resize_labels.ScoreBlocks:
+def _mask2former_score_blocks(prediction, size: tuple[int, int]) -> ScoreBlocks:
   masks = mask2former.full_size_masks(prediction["mask_logits"][None], *size)[0]  # [H, W, Q]
 
   def block(start, count):

@@ -18,7 +18,7 @@ import xxhash
 from etils import epath
 from jax.experimental import multihost_utils
 
-from ltss_jax import whole_file
+from ltss_jax.workdir import atomic_file
 
 _FORMAT = 1
 
@@ -82,7 +82,7 @@ class Contents:
         for name, array in described.items()
       }
       content = {"format": _FORMAT, "processes": jax.process_count(), "facts": self.facts}
-      return json.dumps(whole_file.sealed(content | {"arrays": arrays}))
+      return json.dumps(atomic_file.sealed(content | {"arrays": arrays}))
 
     directory = await directory.await_creation()
     path = epath.Path(directory) / _file_name(jax.process_index())
@@ -228,7 +228,7 @@ def _file_name(process: int) -> str:
 def _unsealed(path: epath.Path) -> dict[str, Any]:
   try:
     sealed = json.loads(path.read_text())
-    content = whole_file.unsealed(sealed)
+    content = atomic_file.unsealed(sealed)
     if content is not sealed:  # as it is where there is no seal
       return content
   except ValueError:

@@ -9,8 +9,9 @@ from absl import logging
 from etils import epath
 from matplotlib import figure as figure_lib
 
-from ltss_jax import results, whole_file
 from ltss_jax.report import pictures, plots, run_files, tables
+from ltss_jax.results import evaluation_record
+from ltss_jax.workdir import atomic_file
 
 FILE_NAME = "report.html"
 _FOLDER = pathlib.Path(__file__).parent
@@ -39,7 +40,7 @@ def report(
   runs = _read_runs([workdir, *compare])
   path = epath.Path(workdir).expanduser() / FILE_NAME if output is None else epath.Path(output)
   path = path.expanduser()
-  whole_file.write_text(path, render(runs))
+  atomic_file.write_text(path, render(runs))
   return path
 
 
@@ -99,7 +100,7 @@ def _context(runs: Sequence[run_files.Run]) -> dict[str, Any]:
   return {
     "runs": runs,
     "run": run,
-    "special": results.not_plain(run.record),
+    "special": evaluation_record.not_plain(run.record),
     "start": start,
     "style": (_FOLDER / "page.css").read_text(encoding="utf-8"),
     "script": (_FOLDER / "page.js").read_text(encoding="utf-8"),

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ltss_jax import example_images, palette
 from ltss_jax.report import plots
+from ltss_jax.visualization import example_images, palette
 
 _QUALITY = 85  # of the JPEGs
 _RIGHT, _WRONG, _IGNORED = (225, 225, 225), (200, 30, 30), (40, 40, 40)

@@ -12,8 +12,8 @@ from matplotlib.backends import backend_agg
 
 from input_pipeline import class_stats, prepared
 from input_pipeline.stats import plots as stats_plots, report as stats_report
-from ltss_jax import metrics, results
 from ltss_jax.report import run_files
+from ltss_jax.results import evaluation_record, metrics
 
 # Of rare, common and frequent; they keep apart for the colour-blind, as do those of runs.
 GROUP_COLORS = ("#d55e00", "#b07400", "#0072b2")
@@ -59,7 +59,7 @@ def iou_against_frequency(record: dict[str, Any], level: str) -> figure_lib.Figu
   Returns:
     A figure; classes without an IoU have no mark, those never seen stand at the left border.
   """
-  field, title = results.FREQUENCIES[level]
+  field, title = evaluation_record.FREQUENCIES[level]
   scored = [entry for entry in record["per_class"] if entry["IoU"] is not None]
   seen = [entry[field] for entry in scored if entry[field] > 0]
   least = min(seen, default=1) / 2

@@ -12,16 +12,9 @@ from absl import logging
 from etils import epath
 
 from input_pipeline import checked_files
-from ltss_jax import (
-  example_images,
-  json_lines,
-  metrics,
-  record_data,
-  results,
-  run_config,
-  whole_file,
-  workdir as files,
-)
+from ltss_jax.results import evaluated_data, evaluation_record, metrics
+from ltss_jax.visualization import example_images
+from ltss_jax.workdir import atomic_file, json_lines, paths, run_config
 
 _REMEDY = "evaluate again, or remove it"
 _END_BYTES = 64  # of a record, its first and last entry
@@ -35,7 +28,7 @@ class Run:
     workdir: where its files lie.
     label: a short name, unlike those of other runs of the same report.
     evaluated: the step, or name of weights, whose results are shown.
-    record: its results, as `results.make_record` makes them.
+    record: its results, as `evaluation_record.make_record` makes them.
     history: (step, record) of every evaluated step, ascending.
     others: (name, record) of the evaluations of other data than the run's.
     lines: of metrics.jsonl, as they were written.
@@ -87,12 +80,12 @@ def read_run(workdir: epath.PathLike, label: str = "") -> Run:
       " first with --mode=evaluate"
     )
   records = {name: _read_record(workdir, name) for name in names}
-  others = [name for name in names if record_data.is_of_other_data(workdir, name, records[name])]
+  others = [name for name in names if evaluated_data.is_of_other_data(workdir, name, records[name])]
   own = [name for name in names if name not in others]
   history = [(int(name), records[name]) for name in own if name.isdigit()]
   evaluated = (own or others)[-1]
   config = run_config.flatten(run_config.read(workdir) or {})
-  lines = json_lines.read(files.metrics(workdir))
+  lines = json_lines.read(paths.metrics(workdir))
   _warn_of_gaps(workdir, lines, config.get("train.log_every_steps", 0), history)
   return Run(
     workdir=workdir,
@@ -103,9 +96,9 @@ def read_run(workdir: epath.PathLike, label: str = "") -> Run:
     others=[(name, records[name]) for name in others],
     lines=lines,
     confusion=_read_confusion(workdir, evaluated, records[evaluated]),
-    examples=_read_examples(files.examples(workdir, evaluated)),
+    examples=_read_examples(paths.examples(workdir, evaluated)),
     config=config,
-    starts=json_lines.read(files.environment(workdir)),
+    starts=json_lines.read(paths.environment(workdir)),
   )
 
 
@@ -116,7 +109,7 @@ def _warn_of_gaps(
   history: list[tuple[int, dict[str, Any]]],
 ) -> None:
   """Says which steps up to the last evaluated one were logged and have no line any more."""
-  path = files.metrics(workdir)
+  path = paths.metrics(workdir)
   if not (every and history and path.exists()):
     return
   logged = {line["step"] for line in lines}
@@ -145,8 +138,8 @@ def _is_record(path: epath.Path) -> bool:
 
 
 def _read_record(workdir: epath.Path, name: str) -> dict[str, Any]:
-  path = files.record(workdir, name)
-  record = whole_file.read_json(path, _REMEDY)
+  path = paths.record(workdir, name)
+  record = atomic_file.read_json(path, _REMEDY)
   needed = {"mIoU", "fwIoU", "mACC", "pACC", "image_level", "pixel_level", "per_class"}
   missing = needed - record.keys() if isinstance(record, dict) else needed
   if missing:
@@ -158,7 +151,7 @@ def _read_record(workdir: epath.Path, name: str) -> dict[str, Any]:
 
 def _read_confusion(workdir: epath.Path, name: str, record: dict[str, Any]) -> np.ndarray | None:
   """The counts [C, C] that a record was made from; None where there is no such file."""
-  path = files.confusion(workdir, name)
+  path = paths.confusion(workdir, name)
   if not path.exists():
     return None
   arrays = checked_files.read_npz(path, _REMEDY)
@@ -173,9 +166,11 @@ def _read_confusion(workdir: epath.Path, name: str, record: dict[str, Any]) -> n
   with _named(path):
     iou = 100 * metrics.segmentation_scores(confusion).iou
   recorded = np.array([entry["IoU"] for entry in record["per_class"]], np.float64)  # None: nan
-  if not np.allclose(iou, recorded, rtol=0, atol=10**-results.PERCENT_DIGITS, equal_nan=True):
+  if not np.allclose(
+    iou, recorded, rtol=0, atol=10**-evaluation_record.PERCENT_DIGITS, equal_nan=True
+  ):
     raise ValueError(
-      f"{path} holds the counts of another evaluation than {files.record(workdir, name)}; evaluate"
+      f"{path} holds the counts of another evaluation than {paths.record(workdir, name)}; evaluate"
       " again, or remove it"
     )
   return confusion

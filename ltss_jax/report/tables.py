@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ltss_jax import metrics, record_data, results
 from ltss_jax.report import run_files
+from ltss_jax.results import evaluated_data, evaluation_record, metrics
 
 MAX_PAIRS = 50
 _LEVELS = ("image", "pixel")
@@ -74,7 +74,9 @@ def totals(runs: Sequence[run_files.Run]) -> list[dict[str, Any]]:
       cells.append(
         (number(value), f"{value - first:+.2f}".replace("-0.00", "+0.00") if known else "")
       )
-    evaluated = " with ".join(filter(None, (str(run.evaluated), results.not_plain(run.record))))
+    evaluated = " with ".join(
+      filter(None, (str(run.evaluated), evaluation_record.not_plain(run.record)))
+    )
     if not _of_same_images(run.record, runs[0].record):
       evaluated += f" on other images ({run.record['data']['name']})"
     rows.append({"label": run.label, "evaluated": evaluated, "cells": cells})
@@ -83,14 +85,14 @@ def totals(runs: Sequence[run_files.Run]) -> list[dict[str, Any]]:
 
 def _of_same_images(record: dict[str, Any], first: dict[str, Any]) -> bool:
   """Whether nothing is known that tells the validation images of two records apart."""
-  found = record_data.differences(first.get("data", {}), record.get("data", {}))
+  found = evaluated_data.differences(first.get("data", {}), record.get("data", {}))
   return not any(entry.startswith("val_") for entry in found)
 
 
 def _scores(record: dict[str, Any]) -> list[float | None]:
   levels = (record[f"{level}_level"] for level in _LEVELS)
   groups = [values[group] for values in levels for group in metrics.GROUP_NAMES]
-  return [*(record[name] for name in results.TOTALS), *groups]
+  return [*(record[name] for name in evaluation_record.TOTALS), *groups]
 
 
 def groups(record: dict[str, Any]) -> list[dict[str, Any]]:

@@ -11,8 +11,9 @@ from typing import Any
 
 import ml_collections
 
-from ltss_jax import json_lines, record_data, results, run_config, whole_file, workdir as files
+from ltss_jax.results import evaluated_data, evaluation_record
 from ltss_jax.study import plan
+from ltss_jax.workdir import atomic_file, json_lines, paths, run_config
 
 _REMEDY = "remove it, and the run is collected anew"
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -101,11 +102,11 @@ class Folder:
     if resolved is None:
       return False
     steps = resolved["train"]["steps"]
-    path = files.record(self.workdir(run), steps)
+    path = paths.record(self.workdir(run), steps)
     if not path.exists():
       return False
-    record = whole_file.read_json(path)
-    if record_data.is_of_other_data(self.workdir(run), steps, record):
+    record = atomic_file.read_json(path)
+    if evaluated_data.is_of_other_data(self.workdir(run), steps, record):
       raise ValueError(
         f"{path} is of other data ({record['data']['name']}) than the run; remove it, and evaluate"
         " the run's own with --mode=evaluate"
@@ -124,7 +125,7 @@ class Folder:
       "attempts": attempts,
       "record": record,
     }
-    results.write_record(content, self.result(run))
+    evaluation_record.write_record(content, self.result(run))
     return True
 
   def load(self) -> dict[str, dict[int, dict[str, Any]]]:
@@ -141,7 +142,7 @@ class Folder:
     first = None  # result that says what data it is of; those of older versions do not
     for path in sorted((self.path / "results").glob("*.json")):
       try:
-        content = whole_file.read_json(path, _REMEDY)
+        content = atomic_file.read_json(path, _REMEDY)
         found.setdefault(content["method"], {})[content["seed"]] = content
         data = content["record"].get("data")
       except (AttributeError, KeyError, TypeError) as error:
@@ -158,7 +159,7 @@ def _check_same_data(
   path: pathlib.Path, data: dict[str, Any], first_path: pathlib.Path, first: dict[str, Any]
 ) -> None:
   """Compares the data that two results are of."""
-  different = record_data.differences(first, data)
+  different = evaluated_data.differences(first, data)
   if different:
     raise ValueError(
       f"{path} and {first_path} are of different data ({', '.join(different)}) and cannot be"

@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import logging
 
-from ltss_jax import results
+from ltss_jax.results import evaluation_record
 from ltss_jax.study import plan, records
 
 _MAIN = records.REPOSITORY / "main.py"
@@ -159,7 +159,7 @@ class Runner:
 
   def _summary(self, run: plan.Run) -> str:
     content = self._folder.load()[run.method][run.seed]
-    return f"{content['seconds'] / 60:.1f} min; {results.summary_line(content['record'])}"
+    return f"{content['seconds'] / 60:.1f} min; {evaluation_record.summary_line(content['record'])}"
 
   def _report_failure(self, run: plan.Run, place: str, code: int) -> None:
     log = self._folder.log(run)

@@ -31,6 +31,11 @@ STORAGE_DTYPES = {
 }
 # Boolean, integer, floating-point, of a fixed width.
 _NUMPY_DTYPE = re.compile(r"[<>|=]?[biuf](1|2|4|8)")
+# Of torch.save's files from before torch 1.6.
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_PROTOCOL = 1001
+# How they begin: a pickle of the magic number.
+LEGACY_START = pickle.dumps(LEGACY_MAGIC, protocol=2)
 
 
 class RefusedError(ValueError):
@@ -201,9 +206,7 @@ def _rebuild_from_type(function: Any, kind: Any, args: Any, state: Any) -> Any:
 
 def _storage_from_bytes(data: bytes) -> Any:
   """A tensor pickled by itself holds its storage as a whole file in torch's legacy format."""
-  from ltss_jax.weights import torch_files  # which reads its pickles with this module
-
-  return torch_files.read_legacy(io.BytesIO(data))
+  return read_legacy(io.BytesIO(data))
 
 
 _FUNCTIONS = {
@@ -309,3 +312,46 @@ def load(file: BinaryIO, load_storage: Callable[[Any], Any] | None = None) -> An
     Exception: of any kind, where the pickle is damaged.
   """
   return _Unpickler(file, load_storage).load()
+
+
+def read_legacy(file: BinaryIO) -> Any:
+  """Reads a file of torch.save from before torch 1.6: pickles, then the storages.
+
+  Args:
+    file: seekable, at its beginning; must stay open while arrays are read.
+
+  Returns:
+    Its object, with arrays as `LazyArray`.
+
+  Raises:
+    RefusedError: as `load`.
+    Exception: of any kind, where the file is damaged.
+  """
+  if load(file) != LEGACY_MAGIC or load(file) != _LEGACY_PROTOCOL:
+    raise ValueError("it is no file of torch.save")
+  load(file)  # sizes of C types on the machine that wrote it
+  sizes: dict[str, tuple[int, int]] = {}  # elements of each storage, and bytes of one
+  offsets: dict[str, int] = {}
+
+  def read_bytes(key: str, start: int, length: int) -> bytes:
+    file.seek(offsets[key] + start)
+    return file.read(length)
+
+  def load_storage(pid: Any) -> Storage:
+    _, kind, key, _, size, view = pid
+    width = STORAGE_DTYPES[kind].itemsize
+    sizes[key] = size, width
+    start = 0
+    if view is not None:
+      _, start, size = view
+    return Storage(kind, size, lambda: read_bytes(key, start * width, size * width))
+
+  result = load(file, load_storage)
+  for key in load(file):
+    size, width = sizes[key]
+    written = int.from_bytes(file.read(8), "little")
+    if written != size:
+      raise ValueError(f"a storage of {size} elements is followed by {written}")
+    offsets[key] = file.tell()
+    file.seek(size * width, 1)
+  return result

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from ltss_jax import whole_file
 from ltss_jax.weights import pickles, sets, shards, torch_files
+from ltss_jax.workdir import atomic_file
 
 _SAFETENSORS_DTYPES = {
   "F64": np.float64,
@@ -137,8 +137,8 @@ def _read(path: pathlib.Path, file: BinaryIO) -> Any:
       return dict(arrays)
   if start[8:9] == b"{":
     return _read_safetensors(path)
-  if start.startswith(torch_files.LEGACY_START):
-    return torch_files.read_legacy(file)
+  if start.startswith(pickles.LEGACY_START):
+    return pickles.read_legacy(file)
   if not start:
     raise EOFError("it is empty")
   return pickles.load(file)
@@ -177,7 +177,7 @@ def write_pickle(path: str | pathlib.Path, arrays: Mapping[str, np.ndarray]) -> 
     arrays: official name -> array.
   """
   content = {"model": {k: np.asarray(v) for k, v in arrays.items()}, "__author__": "ltss_jax"}
-  with whole_file.replacing(path) as file:
+  with atomic_file.replacing(path) as file:
     _Pickler(file, protocol=4).dump(content)
 
 

@@ -16,7 +16,10 @@ import ltss_jax
 from configs import mhp_v2
 from input_pipeline import decode
 from input_pipeline.raw import record
-from ltss_jax import build, checkpoint, mesh as mesh_lib, optimizer, predict, run_config, train_step
+from ltss_jax import build, checkpoint, mesh as mesh_lib, optimizer
+from ltss_jax.prediction import predict
+from ltss_jax.training import train_step
+from ltss_jax.workdir import run_config
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import image_bytes

@@ -117,7 +117,7 @@ def query_numbers(name, **fields):
   """(numbers through the config, training images with the class and their fraction)."""
   config, stats = CONFIGS[name].get_config(), class_tables.load_class_table(name).train_stats
   config.loss.update({"frequency_matcher": True} | fields)
-  return np.array(build._query_numbers(config, stats)), stats.images_with_class / stats.num_images
+  return np.array(build.losses.query_numbers(config, stats)), stats.images_with_class / stats.num_images
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def shapes_config(model, fields):
 )
 def test_query_numbers_without_a_published_threshold(fields, expected):
   config = shapes_config("mask2former", {"loss.frequency_matcher": True} | fields)
-  assert build._query_numbers(config, STATS) == expected
+  assert build.losses.query_numbers(config, STATS) == expected
 
 
 CLASS_LOSS_FIELDS = {

@@ -10,7 +10,8 @@ import pytest
 from configs import coco_stuff_lt, folder, mhp_v2, shapes_lt
 from input_pipeline import class_stats, class_tables, pipeline, prepare, prepared
 from input_pipeline.prepare import command, subset
-from ltss_jax import build, dataset, run_config, run_data
+from ltss_jax import build, dataset
+from ltss_jax.workdir import run_config, run_data
 
 
 @pytest.fixture(name="root", scope="module")

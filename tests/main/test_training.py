@@ -5,8 +5,8 @@ import shutil
 
 import cv2
 
-from ltss_jax import example_images
 from ltss_jax.report import run_files
+from ltss_jax.visualization import example_images
 from tests.main import runs
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from ltss_jax import architectures, checkpoint, mesh as mesh_lib, train_step
+from ltss_jax import architectures, checkpoint, mesh as mesh_lib
 from ltss_jax.losses import class_losses
 from ltss_jax.models import deeplabv3plus
+from ltss_jax.training import train_step
 from tests import recipes
 
 SMALL = recipes.deeplabv3plus_of(

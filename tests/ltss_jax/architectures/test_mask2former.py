@@ -9,15 +9,10 @@ import optax
 import pytest
 
 from kernels import ms_deform_attn
-from ltss_jax import (
-  architectures,
-  checkpoint,
-  mesh as mesh_lib,
-  metrics,
-  optimizer,
-  train_step,
-)
+from ltss_jax import architectures, checkpoint, mesh as mesh_lib, optimizer
 from ltss_jax.models import mask2former
+from ltss_jax.results import metrics
+from ltss_jax.training import train_step
 from tests import recipes
 
 NUM_CLASSES = 5

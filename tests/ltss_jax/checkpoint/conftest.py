@@ -7,13 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ltss_jax import mesh, types
+from ltss_jax import mesh
+from ltss_jax.training.state import TrainState
 
 
-def _make_state(step: int) -> types.TrainState:
+def _make_state(step: int) -> TrainState:
   kernel = jnp.arange(6.0).reshape(2, 3) + step
   noise = jax.random.normal(jax.random.key(step), (40, 50))
-  state = types.TrainState(
+  state = TrainState(
     step=jnp.int32(step),
     params={"blocks": {0: {"kernel": kernel}}, "bias": jnp.ones(3), "noise": noise},
     stats={"mean": jnp.zeros(3)},

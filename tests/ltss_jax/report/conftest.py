@@ -7,7 +7,9 @@ import pytest
 
 from configs import shapes_lt
 from input_pipeline import class_stats
-from ltss_jax import example_images, results, run_config, workdir as files
+from ltss_jax.results import evaluation_record
+from ltss_jax.visualization import example_images
+from ltss_jax.workdir import paths, run_config
 
 
 def make_record(num_classes, seed):
@@ -20,7 +22,7 @@ def make_record(num_classes, seed):
   confusion = np.diag(np.int64(pixels * right))
   wrong = rng.permutation(num_classes)
   np.add.at(confusion, (np.arange(num_classes), wrong), pixels - confusion.diagonal())
-  record = results.make_record(
+  record = evaluation_record.make_record(
     confusion,
     class_names=[f"class {c} <b>&" for c in range(num_classes)],
     train_images=images,
@@ -51,13 +53,13 @@ def _write_run(workdir, num_classes=12, seed=0, steps=(50, 100), learning_rate=1
     | {"learning_rate": learning_rate * (1 - step / 101)}
     for step in range(10, steps[-1] + 1, 10)
   ]
-  files.metrics(workdir).write_text("".join(json.dumps(line) + "\n" for line in lines))
+  paths.metrics(workdir).write_text("".join(json.dumps(line) + "\n" for line in lines))
   for i, step in enumerate(steps):
     record, confusion = make_record(num_classes, seed + i)
-    results.write_record(record, files.record(workdir, step))
-    np.savez_compressed(files.confusion(workdir, step), confusion=confusion)
+    evaluation_record.write_record(record, paths.record(workdir, step))
+    np.savez_compressed(paths.confusion(workdir, step), confusion=confusion)
   kept = [make_example(i, min(num_classes, 200)) for i in range(8)]
-  example_images.save(kept, files.examples(workdir, steps[-1]))
+  example_images.save(kept, paths.examples(workdir, steps[-1]))
   start = {
     "step": 0,
     "train_images": 1080,
@@ -72,7 +74,7 @@ def _write_run(workdir, num_classes=12, seed=0, steps=(50, 100), learning_rate=1
     "python": "3.11.2",
     "versions": {"jax": "0.10.2"},
   }
-  files.environment(workdir).write_text(json.dumps(start) + "\n")
+  paths.environment(workdir).write_text(json.dumps(start) + "\n")
   return workdir
 
 

@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
-from ltss_jax import report, results, whole_file, workdir as files
+from ltss_jax import report
+from ltss_jax.results import evaluation_record
+from ltss_jax.workdir import atomic_file, paths
 
 SECTIONS = {"results", "classes", "frequency", "confusion", "curves", "images", "data", "config"}
 VOID = {"meta", "link", "img", "input", "br", "hr"}
@@ -55,8 +57,8 @@ def test_the_page_has_every_section_and_needs_no_other_file(workdir):
 
 def test_an_evaluation_that_is_not_plain_says_so(workdir, write_run, tmp_path):
   other = write_run(tmp_path / "b")
-  path = files.record(other, 100)
-  results.write_record(whole_file.read_json(path) | {"eval": {"flip": True}}, path)
+  path = paths.record(other, 100)
+  evaluation_record.write_record(atomic_file.read_json(path) | {"eval": {"flip": True}}, path)
   assert "with eval.flip=True." in report.report(other).read_text(encoding="utf-8")
   text = report.report(workdir, [other]).read_text(encoding="utf-8")
   assert "<td>100 with eval.flip=True</td>" in text and "Not the plain" not in text
@@ -76,10 +78,10 @@ OTHER = {"name": "rainy <b>", "val_images": 5, "val_labels": "cd"}
   ],
 )
 def test_evaluations_of_other_data_are_named(workdir, names, note):
-  whole_file.write_json(files.data(workdir), {"val_images": 7, "val_labels": "ab"})
-  record = whole_file.read_json(files.record(workdir, 100)) | {"data": OTHER, "mIoU": 98.76}
+  atomic_file.write_json(paths.data(workdir), {"val_images": 7, "val_labels": "ab"})
+  record = atomic_file.read_json(paths.record(workdir, 100)) | {"data": OTHER, "mIoU": 98.76}
   for name in names:
-    results.write_record(record, files.record(workdir, name))
+    evaluation_record.write_record(record, paths.record(workdir, name))
   text = report.report(workdir).read_text(encoding="utf-8")
   assert note in text
   assert ("<title>demo: 98.76" in text) == (100 in names)

@@ -5,15 +5,16 @@ import json
 import numpy as np
 import pytest
 
-from ltss_jax import record_data, results as results_lib, whole_file, workdir as files
 from ltss_jax.report import run_files
+from ltss_jax.results import evaluated_data, evaluation_record as results_lib
+from ltss_jax.workdir import atomic_file, paths
 
 
 def test_a_run_is_read_with_the_results_of_its_last_step(workdir):
   run = run_files.read_run(workdir)
   assert (run.label, run.evaluated) == ("demo", "100")
   assert [step for step, _ in run.history] == [50, 100]
-  assert run.record == whole_file.read_json(workdir / "eval" / "100.json")
+  assert run.record == atomic_file.read_json(workdir / "eval" / "100.json")
   assert run.confusion.shape == (12, 12) and len(run.examples) == 8
   assert run.config["optimizer.learning_rate"] == 1e-3
   assert run.starts[0]["commit"] == "0123456789abcdef"
@@ -35,12 +36,12 @@ OTHER = {"name": "rainy", "val_images": 5, "val_labels": "cd"}
 
 def write_as_of(workdir, name, data, source=100):
   """The record of a step once more, as one of some data."""
-  record = whole_file.read_json(files.record(workdir, source)) | {"data": data}
-  results_lib.write_record(record, files.record(workdir, name))
+  record = atomic_file.read_json(paths.record(workdir, source)) | {"data": data}
+  results_lib.write_record(record, paths.record(workdir, name))
 
 
 def test_records_of_other_data_are_not_those_of_the_run(workdir):
-  whole_file.write_json(files.data(workdir), {"val_images": 7, "val_labels": "ab"})
+  atomic_file.write_json(paths.data(workdir), {"val_images": 7, "val_labels": "ab"})
   write_as_of(workdir, 100, OWN)
   write_as_of(workdir, "100-0123abcd", OTHER)
   write_as_of(workdir, 150, OTHER)  # a copy by hand
@@ -52,16 +53,16 @@ def test_records_of_other_data_are_not_those_of_the_run(workdir):
     ("150", OTHER),
   ]
   for name in (50, 100):
-    files.record(workdir, name).unlink()
+    paths.record(workdir, name).unlink()
   run = run_files.read_run(workdir)
   assert (run.evaluated, run.is_of_other_data, run.history) == ("150", True, [])
 
 
 def test_weights_without_a_run_are_shown_on_the_data_that_came_first(workdir):
   write_as_of(workdir, "m2f", OWN)
-  write_as_of(workdir, f"m2f-{record_data.key(OTHER)}", OTHER)
+  write_as_of(workdir, f"m2f-{evaluated_data.key(OTHER)}", OTHER)
   for name in (50, 100):
-    files.record(workdir, name).unlink()
+    paths.record(workdir, name).unlink()
   run = run_files.read_run(workdir)
   assert (run.evaluated, len(run.others)) == ("m2f", 1)
 
@@ -90,21 +91,21 @@ def test_broken_files_are_named(workdir, name, content, message):
 
 
 def test_counts_of_other_classes_are_refused(workdir):
-  np.savez(files.confusion(workdir, 100), confusion=np.zeros((3, 3), np.int64))
+  np.savez(paths.confusion(workdir, 100), confusion=np.zeros((3, 3), np.int64))
   with pytest.raises(ValueError, match=r"\(3, 3\).*12 classes"):
     run_files.read_run(workdir)
 
 
 def test_counts_of_another_evaluation_are_refused(workdir):
   """As a process leaves them that was killed between the two files."""
-  path = files.confusion(workdir, 100)
-  path.write_bytes(files.confusion(workdir, 50).read_bytes())
+  path = paths.confusion(workdir, 100)
+  path.write_bytes(paths.confusion(workdir, 50).read_bytes())
   with pytest.raises(ValueError, match=r"100_confusion\.npz .*of another evaluation.*100\.json"):
     run_files.read_run(workdir)
 
 
 def test_series_keep_the_last_value_of_a_step_and_thin_out_by_means(workdir):
-  path = files.metrics(workdir)
+  path = paths.metrics(workdir)
   lines = [{"step": s, "loss": float(s)} for s in range(1, 1001)]
   lines += [{"step": 1000, "loss": 1002.0}, {"step": 3, "other": 1.0}, {"step": 5, "loss": np.nan}]
   # The last line was being written when the process died.

@@ -5,15 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ltss_jax import results
 from ltss_jax.report import run_files, tables
+from ltss_jax.results import evaluation_record
 
 CONFUSION = np.array([[90, 10, 0], [5, 0, 15], [0, 0, 0]])  # sky, grass, roof
 
 
 @pytest.fixture(name="run")
 def _run(workdir):
-  record = results.make_record(
+  record = evaluation_record.make_record(
     CONFUSION,
     class_names=["sky", "grass", "roof"],
     train_images=np.array([1000, 10, 1]),

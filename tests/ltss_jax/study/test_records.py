@@ -3,8 +3,9 @@
 import pytest
 
 from configs import shapes_lt
-from ltss_jax import results, run_config, whole_file, workdir as files
+from ltss_jax.results import evaluation_record
 from ltss_jax.study import plan, records
+from ltss_jax.workdir import atomic_file, paths, run_config
 
 FREE = {"every_steps", "batch_size", "save_json", "step"}
 RUN = plan.Run("baseline", 0)
@@ -56,9 +57,9 @@ def write_run(folder, steps=1, run=RUN, data=None, noted=None):
   config.train.steps = steps
   run_config.write(workdir, config)
   if noted:
-    whole_file.write_json(files.data(workdir), noted)
+    atomic_file.write_json(paths.data(workdir), noted)
   record = {"mIoU": 50.0} | ({"data": data} if data else {})
-  results.write_record(record, workdir / "eval" / f"{steps}.json")
+  evaluation_record.write_record(record, workdir / "eval" / f"{steps}.json")
 
 
 PHOTOS = {"name": "photos", "val_labels": "ab"}

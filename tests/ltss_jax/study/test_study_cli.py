@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ltss_jax import whole_file
+from ltss_jax.workdir import atomic_file
 
 REPOSITORY = pathlib.Path(__file__).parents[3]
 NUM_STEPS = 6
@@ -116,7 +116,7 @@ def test_a_study_is_stopped_goes_on_and_reports(start, tmp_path):
   assert re.search(r"1 runs left, ETA 0:\d\d:\d\d", errors)
   assert "[2/2] rfs, seed 3: 0." in errors
   for method, attempts in (("baseline", 2), ("rfs", 1)):
-    result = whole_file.read_json(study / "results" / f"{method}_3.json")
+    result = atomic_file.read_json(study / "results" / f"{method}_3.json")
     assert (result["method"], result["seed"], result["steps"]) == (method, 3, NUM_STEPS)
     assert result["overrides"]["model.aspp_dilations"] == [1]
     assert result["overrides"]["data.flip"] is False
@@ -124,7 +124,7 @@ def test_a_study_is_stopped_goes_on_and_reports(start, tmp_path):
     assert result["seconds"] == pytest.approx(sum(a["seconds"] for a in result["attempts"]))
     assert result["machine"]["devices"] == "1 x cpu"
     run = study / "runs" / method / "3"
-    assert result["record"] == whole_file.read_json(run / "eval" / f"{NUM_STEPS}.json")
+    assert result["record"] == atomic_file.read_json(run / "eval" / f"{NUM_STEPS}.json")
     config = json.loads((run / "config.json").read_text())
     assert config["seed"] == 3
     assert config["data"]["sampler"] == {"baseline": "uniform", "rfs": "repeat_factor"}[method]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies
 
-from ltss_jax.weights import readers, torch_files
+from ltss_jax.weights import pickles, readers
 
 
 def arrays():
@@ -158,7 +158,7 @@ def hostile(kind, marker):
     return pickle.dumps(content)
   if kind == "zip":
     return zip_of_torch(pickle.dumps(content))
-  start = [pickle.dumps(part, 2) for part in (torch_files.LEGACY_MAGIC, 1001, {})]
+  start = [pickle.dumps(part, 2) for part in (pickles.LEGACY_MAGIC, 1001, {})]
   return b"".join(start) + pickle.dumps(content, 2)
 
 

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from ltss_jax.weights import readers, torch_files
+from ltss_jax.weights import pickles, readers
 
 RESNET = ("conv1.weight", "layer1.0.conv1.weight", "fc.bias")
 MODEL = (
@@ -194,7 +194,7 @@ def test_a_mapping_within_itself_ends(tmp_path):
 
 
 def test_arrays_of_an_old_torch_file_are_read_where_they_are_chosen(tmp_path):
-  start = [pickle.dumps(part, 2) for part in (torch_files.LEGACY_MAGIC, 1001, {})]
+  start = [pickle.dumps(part, 2) for part in (pickles.LEGACY_MAGIC, 1001, {})]
   content = {"model": weights(MODEL, 1), "model_ema": weights(MODEL, 2)}
   path = tmp_path / "old.pth"
   path.write_bytes(b"".join(start) + pickle.dumps(content, 2) + pickle.dumps([], 2))

@@ -1,0 +1,93 @@
+"""Sampling, augmentation and batching of a config."""
+
+import ml_collections
+import numpy as np
+from absl import logging
+
+from input_pipeline import copy_paste, pipeline, repeat_factor
+from ltss_jax.dataset import Dataset
+
+
+def _repeat_factors(config: ml_collections.ConfigDict, dataset: Dataset) -> np.ndarray | None:
+  """Repeat factor of every training image [N]; None where neither sampler nor Copy-Paste asks."""
+  data = config.data
+  if data.sampler != "repeat_factor" and not data.copy_paste_repeat_factor:
+    return None
+  stats, level = dataset.train_stats, data.repeat_level
+  threshold = data.repeat_threshold or repeat_factor.default_threshold(stats, level)
+  factors = repeat_factor.repeat_factors(
+    dataset.train_counts, stats, threshold=threshold, level=level, reduce=data.repeat_reduce
+  )
+  logging.info(
+    "Repeat factors (%s level, %s, t = %.4g): mean %.3f, largest %.2f, %d of %d images above 1",
+    level,
+    data.repeat_reduce,
+    threshold,
+    factors.mean(),
+    factors.max(),
+    np.sum(factors > 1),
+    len(factors),
+  )
+  return factors
+
+
+def _copy_paste(config: ml_collections.ConfigDict, dataset: Dataset) -> copy_paste.CopyPaste | None:
+  data, metadata = config.data, dataset.metadata
+  if data.copy_paste == "none":
+    return None
+  unknown = [train_id for train_id in data.copy_paste_classes if train_id >= metadata.num_classes]
+  if unknown:
+    raise ValueError(
+      f"config.data.copy_paste_classes holds {unknown[0]}, but {metadata.name} has the train ids 0"
+      f" to {metadata.num_classes - 1}."
+    )
+  rare = np.flatnonzero(dataset.image_groups == 0)
+  return copy_paste.CopyPaste(
+    ignore_label=metadata.ignore_label,
+    mode=data.copy_paste,
+    rare_classes=tuple(rare.tolist()),
+    classes=tuple(data.copy_paste_classes),
+    flip=data.copy_paste_flip,
+    flip_pairs=metadata.flip_pairs,
+    min_scale=data.copy_paste_min_scale,
+    max_scale=data.copy_paste_max_scale,
+  )
+
+
+def train_pipeline_config(
+  config: ml_collections.ConfigDict, dataset: Dataset, max_targets: int
+) -> pipeline.TrainPipelineConfig:
+  """The sampling, augmentation and batching of `config.data`.
+
+  Args:
+    config: resolved.
+    dataset: that it names.
+    max_targets: as the architecture has it.
+
+  Raises:
+    ValueError: `config.data.copy_paste_classes` names a class that the data set lacks.
+  """
+  data = config.data
+  factors = _repeat_factors(config, dataset)
+  return pipeline.TrainPipelineConfig(
+    batch_size=config.batch_size,
+    seed=config.seed,
+    crop_size=data.crop_size,
+    base_size=data.base_size,
+    min_factor=data.min_factor,
+    max_factor=data.max_factor,
+    max_size=data.max_size,
+    max_category_share=data.max_category_share,
+    color_jitter=data.color_jitter,
+    flip=data.flip,
+    ignore_label=dataset.metadata.ignore_label,
+    flip_pairs=dataset.metadata.flip_pairs,
+    num_workers=data.num_workers,
+    prefetch=data.prefetch,
+    max_targets=max_targets,
+    class_counts=tuple(int(n) for n in dataset.train_stats.images_with_class),
+    exact_pixels=data.exact_pixels,
+    repeat_factors=factors if data.sampler == "repeat_factor" else None,
+    copy_paste=_copy_paste(config, dataset),
+    source_weights=factors if data.copy_paste_repeat_factor else None,
+  )

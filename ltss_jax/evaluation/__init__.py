@@ -1,0 +1,1 @@
+"""Scoring states of a run or converted weights on the validation split."""

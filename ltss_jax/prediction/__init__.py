@@ -1,0 +1,1 @@
+"""Labels of people's own images: folders, single images, exported programs."""

@@ -1,0 +1,225 @@
+"""Prediction: label maps, their pictures and, on request, scores of a folder of images."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+from etils import epath
+from jax.sharding import Mesh
+
+from configs import common
+from input_pipeline import file_access, prediction_files, prediction_pipeline
+from input_pipeline.prediction_files import ImageError
+from input_pipeline.prediction_pipeline import PredictionBatch
+from input_pipeline.prepared import ClassMetadata
+from ltss_jax import architectures, build, dataset, mesh as mesh_lib
+from ltss_jax.inference import restore
+from ltss_jax.prediction import prediction_writer
+
+
+@dataclasses.dataclass(frozen=True)
+class InferenceModel:
+  """A model with its weights, ready to predict on this process's devices.
+
+  Attributes:
+    metadata: what its labels mean.
+    architecture: without the weights.
+    params: on `mesh`.
+    stats: likewise.
+    mesh: of this process's own devices.
+    name: of the weights, for people: "step 800 of runs/demo".
+  """
+
+  metadata: ClassMetadata
+  architecture: architectures.Architecture
+  params: Any
+  stats: Any
+  mesh: Mesh
+  name: str
+
+
+def load_model(
+  config: ml_collections.ConfigDict,
+  workdir: epath.PathLike,
+  weights: epath.PathLike | None = None,
+) -> InferenceModel:
+  """Loads the model of a run, or that of converted weights.
+
+  Args:
+    config: of the model.
+    workdir: of the run whose checkpoint is used, where no weights are given.
+    weights: directory of converted weights.
+
+  Raises:
+    ValueError: the config is of another model.
+    FileNotFoundError: the classes of the config's folder are gone.
+    checkpoint.CheckpointError: the weights cannot be read.
+  """
+  _check_pooling(config)
+  if weights is None:
+    restore.require_run(workdir)
+  metadata = dataset.class_metadata(config)
+  architecture = build.build_architecture(
+    config,
+    num_classes=metadata.num_classes,
+    ignore_label=metadata.ignore_label,
+    mesh=mesh_lib.data_mesh(),
+    train_stats=dataset.train_stats(config) if config.eval.logit_adjustment else None,
+    training=False,
+  )
+  if weights is None:
+    step, *state = restore.of_run(config, workdir, architecture, metadata)
+    name = f"step {step} of {workdir}"
+    logging.info("Weights of step %d in %s", step, workdir)
+  else:
+    state = restore.of_directory(config, weights, architecture)
+    name = str(weights)
+  local = mesh_lib.data_mesh(jax.local_devices())
+  params, stats = (mesh_lib.local_replica(tree, local) for tree in state)
+  return InferenceModel(metadata, architecture, params, stats, local, name)
+
+
+def on_one_device(model: InferenceModel) -> InferenceModel:
+  """The model on this process's first device alone, for single images."""
+  mesh = mesh_lib.data_mesh(jax.local_devices()[:1])
+  params, stats = jax.device_put((model.params, model.stats), mesh_lib.replicated(mesh))
+  return dataclasses.replace(model, params=params, stats=stats, mesh=mesh)
+
+
+def predict(
+  config: ml_collections.ConfigDict,
+  workdir: epath.PathLike,
+  *,
+  source: epath.PathLike,
+  output: epath.PathLike,
+  weights: epath.PathLike | None = None,
+) -> None:
+  """Writes NAME.png (labels), NAME_overlay.png and what `config.predict` asks for, of every image.
+
+  Args:
+    config: of the model; `eval` says how images are resized, `predict` what is written.
+    workdir: of the run whose checkpoint is used, where no weights are given.
+    source: folder of images, one image, or a pattern.
+    output: folder of the results; those of an earlier prediction are overwritten.
+    weights: directory of converted weights.
+
+  Raises:
+    ValueError, FileNotFoundError: config, weights or folders are not as they should be; or, after
+      all other images were written, some could not be read.
+    checkpoint.CheckpointError: the weights cannot be read.
+  """
+  common.validate(config)
+  images = prediction_files.list_images(source, output)
+  output = prediction_files.check_output(images, output)
+  model = load_model(config, workdir, weights)
+  run = _PredictionRun(config, model, output)
+  run(images[jax.process_index() :: jax.process_count()])
+
+
+def _check_pooling(config: ml_collections.ConfigDict) -> None:
+  """The size of pooling windows follows from the crop, which here no training images give."""
+  model = config.model
+  windowed = model.name == "deeplabv3plus" and model.image_pooling == "window"
+  if windowed and config.data.crop_size == 0:
+    raise ValueError(
+      "config.model.image_pooling='window' needs config.data.crop_size, which is 0: give the one"
+      " that the model was trained with"
+    )
+
+
+class _PredictionRun:
+  """Predicts files with one model and counts those that it had to skip."""
+
+  def __init__(self, config: ml_collections.ConfigDict, model: InferenceModel, output: epath.Path):
+    self._config, self._weights = config, (model.params, model.stats)
+    self._predictor = build.build_predictor(
+      config, model.architecture, model.mesh, model.metadata.flip_pairs
+    )
+    self._metadata, self._output = model.metadata, output
+    self._failed: list[str] = []
+
+  def __call__(self, images: list[epath.Path]) -> None:
+    """Writes the results of all images.
+
+    Raises:
+      ValueError: some could not be read or are too large; the results of the others are written.
+    """
+    options = self._config.predict
+    self._writer = prediction_writer.PredictionWriter(
+      self._output,
+      self._metadata,
+      save_summary=options.save_summary,
+      save_json=options.save_json,
+      part=(jax.process_index(), jax.process_count()),
+    )
+    batches = prediction_pipeline.prediction_batches(
+      images,
+      # Full-size scores of many classes fill the host's memory: one image for each device.
+      batch_size=1 if options.save_scores else self._config.eval.batch_size,
+      multiple=jax.local_device_count(),
+      min_size=self._config.eval.min_size,
+      max_size=self._config.eval.max_size,
+      failed=self._report,
+      max_pixels=options.max_pixels,
+    )
+    done = 0
+    try:
+      for result in (self._scored if options.save_scores else self._labelled)(batches):
+        self._writer.write(*result)
+        done += 1
+        logging.log_every_n_seconds(
+          logging.INFO, "predicted %d of %d images", 10, done, len(images)
+        )
+    finally:  # whatever stops it, there are lists of what was done
+      self._writer.close()
+    logging.info(
+      "%d label maps in %s, %d compiled shapes",
+      done,
+      self._output,
+      self._predictor.num_compilations,
+    )
+    if self._failed:
+      names = ", ".join(self._failed[:5]) + (", ..." if len(self._failed) > 5 else "")
+      raise ValueError(
+        f"{len(self._failed)} of {len(images)} images were skipped ({names}); the log says why"
+        + (f", and the results of the other {done} are in {self._output}" if done else "")
+      )
+
+  def _labelled(self, batches: Iterator[PredictionBatch]) -> Iterator[tuple]:
+    """Yields (path, image [H, W, 3], label [H, W], None)."""
+    pending = None
+    for batch in batches:
+      own = batch.image.shape[1:3]
+      sizes = [own if image is None else image.shape[:2] for image in batch.originals]
+      labels = self._predictor(*self._weights, batch.image, sizes)
+      if pending is not None:  # The device works on this batch while the last one is written.
+        yield from _rows(*pending)
+      pending = (batch, labels)
+    if pending is not None:
+      yield from _rows(*pending)
+
+  def _scored(self, batches: Iterator[PredictionBatch]) -> Iterator[tuple]:
+    """Yields (path, image [H, W, 3], label [H, W], scores [C, H, W])."""
+    for batch in batches:
+      sizes = [(1, 1) if image is None else image.shape[:2] for image in batch.originals]
+      scores = self._predictor.scores(*self._weights, batch.image, sizes)
+      for row, path in enumerate(batch.paths):
+        if path is not None:
+          yield path, batch.originals[row], scores[row].argmax(0), scores[row]
+
+  def _report(self, path: epath.Path, error: ImageError) -> None:
+    logging.error("%s; skipped", error)
+    self._failed.append(file_access.printable(path.name))
+    self._writer.write_failure(path, error)
+
+
+def _rows(batch: PredictionBatch, labels: jax.Array) -> Iterator[tuple]:
+  labels = np.asarray(labels)
+  for path, image, label in zip(batch.paths, batch.originals, labels, strict=True):
+    if path is not None:
+      height, width = image.shape[:2]
+      yield path, image, label[:height, :width], None

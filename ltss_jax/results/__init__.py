@@ -1,0 +1,1 @@
+"""Scores, the record of an evaluation and the data that it is of: numpy alone, no JAX."""

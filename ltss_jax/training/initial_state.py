@@ -1,0 +1,105 @@
+"""The state that a new run starts from: random weights, or saved ones that the config names."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import ml_collections
+import optax
+from absl import logging
+from etils import epath
+from jax.sharding import Mesh
+
+from input_pipeline import class_tables
+from ltss_jax import architectures, checkpoint, mesh as mesh_lib
+from ltss_jax.dataset import Dataset
+from ltss_jax.inference import restore
+from ltss_jax.training import train_step
+from ltss_jax.training.state import TrainState
+from ltss_jax.weights import class_rows, init
+from ltss_jax.workdir import paths, run_config, run_data
+
+
+def initial_state(
+  config: ml_collections.ConfigDict,
+  dataset: Dataset,
+  architecture: architectures.Architecture,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
+) -> TrainState:
+  """Initialises the state from `config.seed`, and from `config.init.checkpoint` where it is given.
+
+  Args:
+    config: of the run.
+    dataset: of the run, whose class names the rows of saved class layers follow.
+    architecture: of the config.
+    optimizer: of the config.
+    mesh: over which the state is replicated.
+
+  Raises:
+    ValueError: the saved weights are of another model, or not finite; all differences are named.
+    checkpoint.CheckpointError: they cannot be read.
+  """
+  directory = config.init.checkpoint
+  if not directory:
+    if config.data.name in class_tables.NAMES:
+      logging.warning(
+        "config.init.checkpoint is empty: the backbone starts from random weights, while every "
+        "published result of %s starts from ImageNet weights, without which it is far out of reach."
+        " docs/conversion.md says where to get and how to convert them.",
+        config.data.name,
+      )
+    return train_step.init_state(architecture, optimizer, config.seed, mesh)
+  params, stats, info, source = _saved_weights(directory, config.init.step)
+  is_backbone = info.get("contents") == "backbone"
+  if info and not is_backbone:  # The number of classes alone may differ.
+    run_config.check_weights(directory, info, config, info.get("num_classes"))
+  state = train_step.init_state(architecture, optimizer, config.seed, mesh)
+  fresh = jax.device_get((state.params, state.stats))
+  rows = None if is_backbone else class_rows_of(directory, info, dataset.metadata.class_names)
+  try:
+    params, stats, changes = init.initial_weights(*fresh, params, stats, rows)
+  except ValueError as error:
+    raise ValueError(f"{source}: {error}") from error
+  logging.info("Starting from %s: %s", source, changes)
+  params, stats = jax.device_put((params, stats), mesh_lib.replicated(mesh))
+  return dataclasses.replace(state, params=params, stats=stats)
+
+
+def _saved_weights(directory: str, step: int) -> tuple[Any, Any, dict[str, Any], str]:
+  """Returns (params, stats, facts about them, their name) of a run or of converted weights."""
+  if not _is_run(directory):
+    return *checkpoint.load_weights(directory), directory
+  step, params, stats = restore.read_run(directory, step, or_latest=True)
+  saved = run_config.read(directory)
+  info = {"model": saved["model"]} if saved else {}
+  return params, stats, info, f"step {step} of {directory}"
+
+
+def _is_run(directory: str) -> bool:
+  """Whether a directory is the workdir of a run, and not of converted weights."""
+  return paths.checkpoints(epath.Path(directory).expanduser()).exists()
+
+
+def class_rows_of(
+  directory: str, info: dict[str, Any], names: Sequence[str]
+) -> class_rows.ClassRows | None:
+  """Where classes stand in saved weights.
+
+  Args:
+    directory: workdir of a run, which has noted the names of its classes, or converted weights.
+    info: that stands beside converted weights; "classes" are their names.
+    names: of the classes that are wanted.
+
+  Returns:
+    None where nobody knows the names of the saved classes, which is logged.
+
+  Raises:
+    ValueError: data.json of the run is damaged.
+  """
+  saved = run_data.class_names(directory) if _is_run(directory) else info.get("classes")
+  if saved is None:
+    logging.info("The class names of %s are not known: its classes go by their numbers", directory)
+    return None
+  return class_rows.ClassRows(saved, names)

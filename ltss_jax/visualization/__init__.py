@@ -1,0 +1,1 @@
+"""Colours, names and pictures of label maps."""
