@@ -5,6 +5,7 @@ import numpy as np
 from absl import logging
 
 from input_pipeline import copy_paste, pipeline, repeat_factor
+from ltss_jax.build.fields import fields_of
 from ltss_jax.dataset import Dataset
 
 
@@ -43,14 +44,11 @@ def _copy_paste(config: ml_collections.ConfigDict, dataset: Dataset) -> copy_pas
     )
   rare = np.flatnonzero(dataset.image_groups == 0)
   return copy_paste.CopyPaste(
-    ignore_label=metadata.ignore_label,
+    **fields_of(copy_paste.CopyPaste, data, "copy_paste_"),
     mode=data.copy_paste,
     rare_classes=tuple(rare.tolist()),
-    classes=tuple(data.copy_paste_classes),
-    flip=data.copy_paste_flip,
+    ignore_label=metadata.ignore_label,
     flip_pairs=metadata.flip_pairs,
-    min_scale=data.copy_paste_min_scale,
-    max_scale=data.copy_paste_max_scale,
   )
 
 

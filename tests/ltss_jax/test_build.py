@@ -1,5 +1,7 @@
 """Every field of `config.data` reaches the stream, those of the methods the loss and inference."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from etils import epath
 from configs import ade20k_full, coco_stuff_lt, common, mhp_v2_lt, shapes_lt
 from input_pipeline import class_stats, class_tables, pipeline, repeat_factor
 from ltss_jax import build, mesh as mesh_lib
+from ltss_jax.build.fields import fields_of
 from ltss_jax.dataset import Dataset
 from ltss_jax.losses import class_losses
 
@@ -23,6 +26,19 @@ COUNTS = class_stats.PixelCounts.from_rows(
 )
 DATASET = Dataset(TABLE.metadata, epath.Path("nowhere"), COUNTS, COUNTS, TABLE.train_stats)
 FREQUENCY = TABLE.train_stats.images_with_class / 6931
+
+
+def test_fields_of_a_dataclass_are_taken_by_name():
+  @dataclasses.dataclass
+  class Paste:
+    classes: tuple
+    flip: bool
+
+  data = mhp_v2_lt.get_config().data
+  data.flip, data.copy_paste_flip, data.copy_paste_classes = True, False, (3,)
+  assert fields_of(Paste, data) == {"flip": True}
+  assert fields_of(Paste, data, "copy_paste_") == {"flip": False, "classes": (3,)}
+  assert Paste(**fields_of(Paste, data, "copy_paste_")) == Paste((3,), False)
 
 
 def built(dataset=DATASET, **fields) -> pipeline.TrainPipelineConfig:
@@ -117,7 +133,8 @@ def query_numbers(name, **fields):
   """(numbers through the config, training images with the class and their fraction)."""
   config, stats = CONFIGS[name].get_config(), class_tables.load_class_table(name).train_stats
   config.loss.update({"frequency_matcher": True} | fields)
-  return np.array(build.losses.query_numbers(config, stats)), stats.images_with_class / stats.num_images
+  numbers = np.array(build.losses.query_numbers(config, stats))
+  return numbers, stats.images_with_class / stats.num_images
 
 
 @pytest.mark.parametrize(
