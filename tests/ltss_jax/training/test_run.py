@@ -6,7 +6,7 @@ from configs import mhp_v2_lt
 from input_pipeline import class_tables
 from ltss_jax import build
 from ltss_jax.losses import class_losses
-from ltss_jax.training import loop
+from ltss_jax.training import run
 
 STATS = class_tables.load_class_table("mhp_v2_lt").train_stats
 
@@ -14,7 +14,7 @@ STATS = class_tables.load_class_table("mhp_v2_lt").train_stats
 def warning(caplog, config, loss):
   caplog.clear()
   with caplog.at_level("WARNING", "absl"):
-    loop._warn_of_mining(config, loss)
+    run._warn_of_mining(config, loss)
   return caplog.text
 
 
