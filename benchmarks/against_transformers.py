@@ -48,13 +48,12 @@ def ours() -> tuple[Callable[[], None], Callable[[], None]]:
   mesh = mesh_lib.data_mesh()
   config = common.get_config()
   config.model.dtype, config.model.max_targets, config.train.steps = "float32", MAX_TARGETS, 1000
-  architecture = build.build_architecture(
-    config, num_classes=NUM_CLASSES, ignore_label=255, mesh=mesh
-  )
-  transform = optimizer.make_optimizer(build.optimizer_config(config), architecture.decays)
-  state = train_step.init_state(architecture, transform, 0, mesh)
+  architecture = build.build_architecture(config, num_classes=NUM_CLASSES)
+  objective = build.build_objective(config, num_classes=NUM_CLASSES, ignore_label=255, mesh=mesh)
+  transform = optimizer.make_optimizer(build.optimizer_config(config), objective.decays)
+  state = train_step.init_state(objective, transform, 0, mesh)
   step = train_step.make_train_step(
-    architecture, transform, mesh, seed=0, log_every_steps=100, max_nonfinite_steps=0
+    objective, transform, mesh, seed=0, log_every_steps=100, max_nonfinite_steps=0
   )
   image = jax.random.normal(jax.random.key(0), (1, 512, 512, 3))
   forward = jax.jit(architecture.predict)

@@ -46,16 +46,16 @@ def lower(config: ml_collections.ConfigDict, devices) -> jax.stages.Lowered:
   what = f"{len(devices)} devices x {accumulation} slices of config.train.grad_accumulation"
   parts = len(devices) * accumulation
   mesh_lib.check_batch_size("config.batch_size", config.batch_size, parts, what)
-  architecture = build.build_architecture(
+  objective = build.build_objective(
     config,
     num_classes=metadata.num_classes,
     ignore_label=metadata.ignore_label,
     mesh=mesh,
     train_stats=train_stats,
   )
-  transform = optimizer.make_optimizer(build.optimizer_config(config), architecture.decays)
+  transform = optimizer.make_optimizer(build.optimizer_config(config), objective.decays)
   step = steps.make_train_step(
-    architecture,
+    objective,
     transform,
     mesh,
     seed=config.seed,
@@ -68,14 +68,14 @@ def lower(config: ml_collections.ConfigDict, devices) -> jax.stages.Lowered:
     "image": ((crop, crop, 3), jnp.uint8),
     "label": ((crop, crop), jnp.uint8 if metadata.ignore_label < 256 else jnp.uint16),
   }
-  if architecture.max_targets:
-    shapes["classes"] = ((architecture.max_targets,), jnp.int32)
+  if objective.max_targets:
+    shapes["classes"] = ((objective.max_targets,), jnp.int32)
     shapes["dropped_classes"] = ((), jnp.int32)
   batch = {
     name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=sharding)
     for name, (shape, dtype) in shapes.items()
   }
-  return step.lower(steps.abstract_state(architecture, transform, mesh), batch)
+  return step.lower(steps.abstract_state(objective, transform, mesh), batch)
 
 
 def main(_) -> None:

@@ -98,9 +98,9 @@ def training_and_evaluation() -> None:
     config.data.dir = data_dir
     config, dataset = dataset_lib.prepare_run(config)
     mesh = mesh_lib.data_mesh()
-    architecture, state, step = training.make(config, dataset, mesh)
+    objective, state, step = training.make(config, dataset, mesh)
     source = prepared.open_source(dataset.directory, "train")
-    pipeline_config = build.train_pipeline_config(config, dataset, architecture.max_targets)
+    pipeline_config = build.train_pipeline_config(config, dataset, objective.max_targets)
     with pipeline.train_iterator(source, pipeline_config) as batches:
       state, metrics = step(state, mesh_lib.put_batch(next(batches), mesh))
       jax.block_until_ready(metrics)
@@ -119,6 +119,7 @@ def training_and_evaluation() -> None:
 
     source = prepared.open_source(dataset.directory, "val")
     counts = dataset.val_counts
+    architecture = build.build_architecture(config, num_classes=dataset.metadata.num_classes)
     predictor = Predictor(architecture, mesh)
     for name in ("evaluation with compilation", "evaluation"):
       batches = eval_pipeline.EvalBatches(

@@ -12,7 +12,7 @@ def make(
   config: ml_collections.ConfigDict,
   dataset: dataset_lib.Dataset,
   mesh: jax.sharding.Mesh,
-) -> tuple[architectures.Architecture, TrainState, train_step.StepFunction]:
+) -> tuple[architectures.Objective, TrainState, train_step.StepFunction]:
   """Builds what a training starts with.
 
   Args:
@@ -21,18 +21,18 @@ def make(
     mesh: over which batches are split.
 
   Returns:
-    The architecture, a fresh state and the step, which compiles on first use.
+    The objective, a fresh state and the step, which compiles on first use.
   """
-  architecture = build.build_architecture(
+  objective = build.build_objective(
     config,
     num_classes=dataset.metadata.num_classes,
     ignore_label=dataset.metadata.ignore_label,
     mesh=mesh,
     train_stats=dataset.train_stats,
   )
-  transform = optimizer.make_optimizer(build.optimizer_config(config), architecture.decays)
-  state = train_step.init_state(architecture, transform, config.seed, mesh)
+  transform = optimizer.make_optimizer(build.optimizer_config(config), objective.decays)
+  state = train_step.init_state(objective, transform, config.seed, mesh)
   step = train_step.make_train_step(
-    architecture, transform, mesh, seed=0, log_every_steps=100, max_nonfinite_steps=0
+    objective, transform, mesh, seed=0, log_every_steps=100, max_nonfinite_steps=0
   )
-  return architecture, state, step
+  return objective, state, step

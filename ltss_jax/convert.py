@@ -19,9 +19,8 @@ from ml_collections import config_flags
 
 from configs import flags as config_parsing
 from input_pipeline import class_tables
-from ltss_jax import build, checkpoint, console, dataset
+from ltss_jax import architectures, build, checkpoint, console, dataset
 from ltss_jax.inference import restore
-from ltss_jax.models import mask2former
 from ltss_jax.weights import describe, huggingface, imagenet, names, official, readers, trees
 from ltss_jax.weights.report import Report
 from ltss_jax.workdir import paths
@@ -179,17 +178,19 @@ def _as_in_model(
   What training alone uses is left out.
   """
   saved = {path: leaf for path, leaf in saved.items() if not names.TRAINING_ONLY.match(path)}
-  head = [path for path in saved if path.endswith(("class_embed/bias", "classifier/bias"))]
-  extra = mask2former.CLASS_HEADS if config.model.name == "mask2former" else {}
-  num_classes = len(saved[head[0]]) - extra.get(config.model.class_head, 0) if head else 1
-  params, stats = abstract_weights(config, num_classes)
+  params, stats = abstract_weights(config, num_classes=1)
+  bias = f"{architectures.SPECS[config.model.name].class_layers[0]}/bias"
+  is_whole = bias in saved
+  if is_whole:
+    num_others = len(trees.flatten(params)[bias]) - 1
+    params, stats = abstract_weights(config, len(saved[bias]) - num_others)
   shapes = trees.flatten(params) | trees.flatten(stats)
   wrong = [
     f"{path} {leaf.shape}"
     for path, leaf in saved.items()
     if path not in shapes or shapes[path].shape != leaf.shape
   ]
-  if head:  # a backbone alone may be incomplete
+  if is_whole:  # a backbone alone may be incomplete
     wrong += [f"{path} (not saved)" for path in shapes if path not in saved]
   if wrong:
     raise ValueError(

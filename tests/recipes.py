@@ -8,12 +8,17 @@ import dataclasses
 from configs import common
 from input_pipeline import copy_paste as copy_paste_lib, pipeline as pipeline_lib
 from ltss_jax import build
+from ltss_jax.architectures import (
+  deeplabv3plus as architectures_deeplabv3plus,
+  mask2former as architectures_mask2former,
+)
 from ltss_jax.build import model as build_model
 from ltss_jax.losses import class_losses, mask_criterion
+from ltss_jax.losses.class_loss import ClassLoss
 from ltss_jax.models import backbones, deeplabv3plus, mask2former
 from ltss_jax.optimizer import OptimizerConfig
 
-CROSS_ENTROPY = class_losses.ClassLoss("cross_entropy")
+CROSS_ENTROPY = class_losses.CrossEntropy()
 
 
 def _config(**fields):
@@ -29,20 +34,24 @@ def _of(cls, values, **fields):
 
 
 def backbone(name: str, **fields) -> backbones.BackboneConfig:
-  config = build_model._mask2former_config(_config(**{"model.backbone": name}), 1)
-  return dataclasses.replace(config.backbone, **fields)
+  shape = build_model.model_config(_config(**{"model.backbone": name}), 1)
+  return dataclasses.replace(shape.backbone, **fields)
 
 
 def mask2former_of(
   num_classes: int, backbone: backbones.BackboneConfig, **fields
 ) -> mask2former.Mask2FormerConfig:
-  config = build_model._mask2former_config(_config(), num_classes)
-  return dataclasses.replace(config, backbone=backbone, **fields)
+  return dataclasses.replace(
+    build_model.model_config(_config(), num_classes), backbone=backbone, **fields
+  )
 
 
-def deeplabv3plus_of(num_classes: int, **fields) -> deeplabv3plus.DeepLabV3PlusConfig:
-  config = _config(**{"model.name": "deeplabv3plus", "model.backbone_norm": "batch_norm"})
-  return dataclasses.replace(build_model._deeplabv3plus_config(config, num_classes), **fields)
+def deeplabv3plus_of(
+  num_classes: int, backbone: str = "resnet50", **fields
+) -> deeplabv3plus.DeepLabV3PlusConfig:
+  names = {"model.name": "deeplabv3plus", "model.backbone": backbone}
+  config = _config(**names | {"model.backbone_norm": "batch_norm"})
+  return dataclasses.replace(build_model.model_config(config, num_classes), **fields)
 
 
 def criterion(**fields) -> mask_criterion.CriterionConfig:
@@ -50,12 +59,25 @@ def criterion(**fields) -> mask_criterion.CriterionConfig:
   return _of(mask_criterion.CriterionConfig, values)
 
 
-def class_loss(name: str, **fields) -> class_losses.ClassLoss:
+def mask2former_loss(
+  max_targets: int = 4, **fields
+) -> architectures_mask2former.Mask2FormerLossConfig:
+  values = common.get_config().loss.to_dict() | {"class_loss": CROSS_ENTROPY}
+  values |= {"max_targets": 4, "ignore_label": 255} | fields
+  return _of(architectures_mask2former.Mask2FormerLossConfig, values)
+
+
+def pixel_loss(**fields) -> architectures_deeplabv3plus.PixelLossConfig:
+  values = {"class_loss": CROSS_ENTROPY, "hard_pixel_fraction": 0.2, "ignore_label": 255}
+  return architectures_deeplabv3plus.PixelLossConfig(**values | fields)
+
+
+def class_loss(name: str, counts=None, **fields) -> ClassLoss:
   """With the parameters of the config; counts have to be given."""
-  loss = common.get_config().loss
-  parameters = {"tau": loss.logit_adjustment_tau, "beta": loss.class_balanced_beta}
-  parameters |= {n: loss[n] for n in ("focal_gamma", "seesaw_p", "seesaw_q")}
-  return class_losses.make_class_loss(name, **parameters | fields)
+  values = common.get_config().loss.to_dict()
+  if counts is not None:
+    values |= {"train_images": counts, "prior_counts": counts}
+  return _of(class_losses.CLASS_LOSSES[name], values | fields)
 
 
 def optimizer(**fields) -> OptimizerConfig:

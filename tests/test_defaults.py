@@ -145,7 +145,7 @@ def test_every_number_of_the_config_has_a_range():
 
 def test_the_choices_are_those_that_the_library_has():
   choices = validation.CHOICES
-  assert choices["loss.class_loss"] == class_losses.NAMES
+  assert choices["loss.class_loss"] == class_losses.CLASS_LOSSES
   assert choices["loss.matcher"] == tuple(matching.BACKENDS)
   assert choices["model.class_head"] == tuple(mask2former.CLASS_HEADS)
   assert choices["model.backbone_norm"] == backbones.NORMS

@@ -1,12 +1,22 @@
 """The seam where models plug into the train step and the evaluation, one module for each model."""
 
-from ltss_jax.architectures.architecture import Architecture, normalize
-from ltss_jax.architectures.deeplabv3plus import deeplabv3plus_architecture
-from ltss_jax.architectures.mask2former import mask2former_architecture
+from ltss_jax.architectures import deeplabv3plus, mask2former
+from ltss_jax.architectures.architecture import (
+  Architecture,
+  ArchitectureSpec,
+  Objective,
+  ScoreBlocks,
+  normalize,
+)
+
+# Under the names of config.model.name.
+SPECS = {"mask2former": mask2former.SPEC, "deeplabv3plus": deeplabv3plus.SPEC}
 
 __all__ = [
+  "SPECS",
   "Architecture",
-  "deeplabv3plus_architecture",
-  "mask2former_architecture",
+  "ArchitectureSpec",
+  "Objective",
+  "ScoreBlocks",
   "normalize",
 ]

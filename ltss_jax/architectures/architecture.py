@@ -1,11 +1,15 @@
-"""What the train step and the evaluation need of a model."""
+"""What inference and training need of a model, and what a kind of model states of itself."""
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
+
+from ltss_jax.models.functional import Functional
 
 # (first class, number of classes) -> their scores [h, w, number].
 ScoreBlocks = Callable[[jax.Array, int], jax.Array]
@@ -17,31 +21,76 @@ PIXEL_STD = (58.395, 57.12, 57.375)
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-  """A model with its loss and its inference, as pure functions.
+  """What inference needs of a model, as pure functions.
 
   Attributes:
     num_classes: C.
     init: key -> (params, stats).
-    loss: (params, stats, batch, rng) -> (scalar, (new stats, {"loss term": scalar})); the batch
-      holds "image" [B, H, W, 3] normalised, "label" [B, H, W], and "classes" and
-      "dropped_classes" where `max_targets` asks the input pipeline for them.
-    loss_terms: the names in that dict.
     predict: (params, stats, image [B, H, W, 3] normalised) -> prediction, a tree of [B, ...].
     score_blocks: (prediction of one image, without its batch axis, (H, W)) -> function that gives
       the float32 scores of a block of classes at the input's size; the class with the largest
       score wins.
-    decays: whether weight decay applies to a parameter path.
-    max_targets: T, how many classes of one image the loss can take; 0 for all.
   """
 
   num_classes: int
   init: Callable[[jax.Array], tuple[Any, Any]]
-  loss: Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
-  loss_terms: tuple[str, ...]
   predict: Callable[[Any, Any, jax.Array], Any]
   score_blocks: Callable[[Any, tuple[int, int]], ScoreBlocks]
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """What training needs of a model and its loss, as pure functions.
+
+  Attributes:
+    init: key -> (params, stats); the loss's own state is part of stats.
+    loss: (params, stats, batch, rng) -> (scalar, (new stats, {"loss term": scalar})); the batch
+      holds "image" [B, H, W, 3] normalised, "label" [B, H, W], and "classes" and
+      "dropped_classes" where `max_targets` asks the input pipeline for them.
+    loss_terms: names in that dict.
+    decays: whether weight decay applies to a parameter path.
+    max_targets: T, number of classes of one image that the loss can take; 0 for all.
+  """
+
+  init: Callable[[jax.Array], tuple[Any, Any]]
+  loss: Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
+  loss_terms: tuple[str, ...]
   decays: Callable[[str], bool]
   max_targets: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ArchitectureSpec:
+  """What a kind of model states of itself; `ltss_jax.build` makes it of a config.
+
+  The two dataclasses are filled by the names of their fields: from `config.model`, `config.loss`,
+  and "num_classes", "crop_size" and "backbone" (a `BackboneConfig`), or "class_loss" (a
+  `ClassLoss`), "query_numbers" and "ignore_label".
+
+  Attributes:
+    functions: model config -> `init` and `apply` of the module.
+    model_config: dataclass of the model's shape; "dtype" is a field of it and of its "backbone".
+    loss_config: dataclass of the loss's settings.
+    architecture: (model config, log prior that inference takes from the class logits [C] or None)
+      -> `Architecture`.
+    objective: (model config, loss config, mesh over whose axis "data" the batch is split)
+      -> `Objective`.
+    prior: statistic of the training data whose shares are the priors of the classes.
+    official_names: (pattern, replacement) of paths and their official names, both with slashes; the
+      first that matches counts.
+    class_layers: paths of the layers with an output for each class; the first one is inference's.
+    class_counts: path in stats of the samples of every class so far.
+  """
+
+  functions: Callable[[Any], Functional]
+  model_config: type
+  loss_config: type
+  architecture: Callable[[Any, ArrayLike | None], Architecture]
+  objective: Callable[[Any, Any, Mesh], Objective]
+  prior: Literal["images", "pixels"]
+  official_names: tuple[tuple[str, str], ...]
+  class_layers: tuple[str, ...]
+  class_counts: str
 
 
 def normalize(image: jax.Array) -> jax.Array:

@@ -5,48 +5,84 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from absl import logging
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from ltss_jax.architectures.architecture import Architecture
+from ltss_jax.architectures.architecture import Architecture, ArchitectureSpec, Objective
 from ltss_jax.losses import pixel
-from ltss_jax.losses.class_losses import ClassLoss
+from ltss_jax.losses.class_loss import ClassLoss
 from ltss_jax.models import deeplabv3plus
+from ltss_jax.models.deeplabv3plus import DeepLabV3PlusConfig
 
 # Entry of the stats: labelled pixels of every class so far, float32 [C]. A sum of so many pixels is
-# rounded above 2^24, by 6e-8 of itself a step: no factor of the loss changes visibly by that.
-_SEESAW_COUNTS = "seesaw_counts"
+# rounded above 2^24, by 6e-8 of itself a step: no factor of a loss changes visibly by that. The
+# name is from the first loss that counts.
+_COUNTS = "seesaw_counts"
 
 
-def deeplabv3plus_architecture(
-  config: deeplabv3plus.DeepLabV3PlusConfig,
-  *,
-  hard_pixel_fraction: float,
-  ignore_label: int,
-  class_loss: ClassLoss,
-  inference_dtype: str = "float32",
-  inference_log_prior: ArrayLike | None = None,
+@dataclasses.dataclass(frozen=True)
+class PixelLossConfig:
+  """Settings of a loss of pixels.
+
+  Attributes:
+    class_loss: loss of every pixel. The samples that one with counts sees are the labelled pixels
+      of every class over the global batches of all steps, the present one included (for Seesaw:
+      Wang et al., CVPR 2021, with pixels for instances).
+    hard_pixel_fraction: share of all pixels of the batch, the hardest, that make the loss.
+    ignore_label: label of the pixels that belong to no class.
+  """
+
+  class_loss: ClassLoss
+  hard_pixel_fraction: float
+  ignore_label: int
+
+
+def architecture(
+  config: DeepLabV3PlusConfig, inference_log_prior: ArrayLike | None = None
 ) -> Architecture:
+  """DeepLabV3+ for inference.
+
+  Args:
+    config: shape of the model.
+    inference_log_prior: values that `predict` takes from the logits of the classes [C] (Menon et
+      al., "Long-tail Learning via Logit Adjustment", ICLR 2021); None for nothing.
+  """
+  model = deeplabv3plus.functions(config)
+
+  def predict(params, stats, image):
+    logits, _ = model.apply(params, _of_model(stats), image, train=False)
+    return logits if inference_log_prior is None else logits - inference_log_prior
+
+  def score_blocks(logits, size):
+    def block(start, count):
+      part = jax.lax.dynamic_slice_in_dim(logits, start, count, axis=-1)
+      return deeplabv3plus.full_resolution(part[None], *size)[0]
+
+    return block
+
+  return Architecture(config.num_classes, model.init, predict, score_blocks)
+
+
+def objective(
+  config: DeepLabV3PlusConfig, loss_config: PixelLossConfig, mesh: Mesh | None = None
+) -> Objective:
   """DeepLabV3+ with hard pixel mining.
 
   Args:
     config: shape of the model.
-    hard_pixel_fraction: share of all pixels of the batch, the hardest, that make the loss.
-    ignore_label: label of the pixels that belong to no class.
-    class_loss: of every pixel. With "seesaw" the stats hold "seesaw_counts", the labelled pixels of
-      every class over the global batches of all steps, the present one included (Wang et al.,
-      "Seesaw Loss for Long-Tailed Instance Segmentation", CVPR 2021, with pixels for instances).
-    inference_dtype: compute dtype of `predict`; `config.dtype` is that of training.
-    inference_log_prior: what `predict` takes from the logits of the classes [C] (Menon et al.,
-      "Long-tail Learning via Logit Adjustment", ICLR 2021); None for nothing.
+    loss_config: settings of the loss.
+    mesh: not used; the loss is one computation over the global batch.
   """
+  del mesh
   model = deeplabv3plus.functions(config)
-  inference = deeplabv3plus.functions(dataclasses.replace(config, dtype=inference_dtype))
-  counts_pixels = class_loss.name == "seesaw"
+  class_loss, ignore_label = loss_config.class_loss, loss_config.ignore_label
+  _warn_of_mining(loss_config)
 
   def init(key):
     params, stats = model.init(key)
-    if counts_pixels:
-      stats = stats | {_SEESAW_COUNTS: jnp.zeros(config.num_classes)}
+    if class_loss.keeps_counts:
+      stats = stats | {_COUNTS: jnp.zeros(config.num_classes)}
     return params, stats
 
   # Recomputed in the backward pass: full-size logits of 847 classes would fill an accelerator.
@@ -58,35 +94,54 @@ def deeplabv3plus_architecture(
   def loss(params, stats, batch, rng):
     image, label, counts = batch["image"], batch["label"], None
     logits, new_stats = model.apply(params, _of_model(stats), image, train=True, rng=rng)
-    if counts_pixels:
-      counts = stats[_SEESAW_COUNTS] + pixel.label_counts(label, config.num_classes)
-      new_stats = new_stats | {_SEESAW_COUNTS: counts}
-    value = pixel.hard_pixel_mean(pixel_loss(logits, label, counts), hard_pixel_fraction)
+    if class_loss.keeps_counts:
+      counts = stats[_COUNTS] + pixel.label_counts(label, config.num_classes)
+      new_stats = new_stats | {_COUNTS: counts}
+    values = pixel_loss(logits, label, counts)
+    value = pixel.hard_pixel_mean(values, loss_config.hard_pixel_fraction)
     return value, (new_stats, {"loss": value})
 
-  def predict(params, stats, image):
-    logits, _ = inference.apply(params, _of_model(stats), image, train=False)
-    return logits if inference_log_prior is None else logits - inference_log_prior
-
-  def score_blocks(logits, size):
-    def block(start, count):
-      part = jax.lax.dynamic_slice_in_dim(logits, start, count, axis=-1)
-      return deeplabv3plus.full_resolution(part[None], *size)[0]
-
-    return block
-
-  return Architecture(
-    num_classes=config.num_classes,
+  return Objective(
     init=init,
     loss=loss,
     loss_terms=("loss",),
-    predict=predict,
-    score_blocks=score_blocks,
     decays=lambda path: "/norm/" not in path,
     max_targets=0,
   )
 
 
+def _warn_of_mining(config: PixelLossConfig) -> None:
+  if config.class_loss.favours_rare_classes and config.hard_pixel_fraction < 1:
+    logging.warning(
+      "config.loss.class_loss=%s together with config.loss.hard_pixel_fraction=%g favours rare "
+      "classes twice, which cost half of the mIoU where it was tried (docs/methods.md); "
+      "--config.loss.hard_pixel_fraction=1 takes all pixels.",
+      config.class_loss.name,
+      config.hard_pixel_fraction,
+    )
+
+
 def _of_model(stats: dict[str, Any]) -> dict[str, Any]:
   """The statistics without those of the loss."""
-  return {name: value for name, value in stats.items() if name != _SEESAW_COUNTS}
+  return {name: value for name, value in stats.items() if name != _COUNTS}
+
+
+_HEAD = "sem_seg_head/decoder"
+SPEC = ArchitectureSpec(
+  functions=deeplabv3plus.functions,
+  model_config=DeepLabV3PlusConfig,
+  loss_config=PixelLossConfig,
+  architecture=architecture,
+  objective=objective,
+  prior="pixels",
+  official_names=(
+    (r"^aspp/image_pool", f"{_HEAD}/res5/project_conv/convs/4/1"),
+    (r"^aspp/branches/", f"{_HEAD}/res5/project_conv/convs/"),
+    (r"^aspp/project", f"{_HEAD}/res5/project_conv/project"),
+    (r"^low_level", f"{_HEAD}/res2/project_conv"),
+    (r"^fuse/", f"{_HEAD}/res2/fuse_conv/"),
+    (r"^classifier", "sem_seg_head/predictor"),
+  ),
+  class_layers=("classifier",),
+  class_counts=_COUNTS,
+)

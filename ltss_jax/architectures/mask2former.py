@@ -1,5 +1,6 @@
 """Mask2Former with its criterion and its inference."""
 
+import dataclasses
 import re
 from collections.abc import Callable
 from typing import Any
@@ -11,52 +12,92 @@ from jax.sharding import Mesh, PartitionSpec
 from jax.typing import ArrayLike
 
 from kernels import ms_deform_attn
-from ltss_jax.architectures.architecture import Architecture, ScoreBlocks
-from ltss_jax.losses import mask_criterion, pixel
+from ltss_jax.architectures.architecture import (
+  Architecture,
+  ArchitectureSpec,
+  Objective,
+  ScoreBlocks,
+)
+from ltss_jax.losses import class_heads, mask_criterion, pixel
+from ltss_jax.losses.class_losses import CLASS_LOSSES
 from ltss_jax.models import mask2former
+from ltss_jax.models.mask2former import Mask2FormerConfig
 
 # Without weight decay: the norms, the query and decoder level embeddings, Swin's position tables.
-_MASK2FORMER_UNDECAYED = re.compile(
+_UNDECAYED = re.compile(
   r"(norm\d?|/ln)/(scale|bias)$"
   r"|^transformer_decoder/(query_feat|query_embed|level_embed)$"
   r"|/relative_position_bias_table$"
 )
 
 
-def mask2former_architecture(
-  config: mask2former.Mask2FormerConfig,
-  criterion: mask_criterion.CriterionConfig,
-  *,
-  max_targets: int,
-  ignore_label: int,
-  mesh: Mesh,
-  pixel_head_weight: float,
-  inference_dtype: str = "float32",
-  inference_log_prior: ArrayLike | None = None,
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mask2FormerLossConfig(mask_criterion.CriterionConfig):
+  """Settings of the criterion, and what stands beside it.
+
+  Attributes:
+    max_targets: T, masks per image that the loss can take.
+    pixel_head_weight: weight of the loss of the auxiliary pixel head, where the model has one.
+  """
+
+  max_targets: int
+  pixel_head_weight: float
+
+
+def architecture(
+  config: Mask2FormerConfig, inference_log_prior: ArrayLike | None = None
 ) -> Architecture:
+  """Mask2Former for inference.
+
+  Args:
+    config: shape of the model.
+    inference_log_prior: values that `predict` takes from the logits of the classes [C], not from
+      that of no object (Menon et al., "Long-tail Learning via Logit Adjustment", ICLR 2021, section
+      4.1); None for nothing.
+  """
+  chosen = ms_deform_attn.choose(config.implementation)
+  logging.info("Deformable attention: %s, of %s", chosen, ms_deform_attn.available())
+  model = mask2former.functions(config)
+  head = class_heads.HEADS[config.class_head]
+
+  def predict(params, stats, image):
+    outputs, _ = model.apply(params, stats, mask2former.pad_to_stride(image), train=False)
+    class_logits = outputs.class_logits[-1]
+    if inference_log_prior is not None:
+      class_logits = class_logits.at[..., : len(inference_log_prior)].subtract(inference_log_prior)
+    return {
+      "class_scores": head.probability(class_logits)[..., : config.num_classes],
+      "mask_logits": mask2former.mask_logits(outputs.mask_embeddings[-1], outputs.mask_features),
+    }
+
+  return Architecture(config.num_classes, model.init, predict, _score_blocks)
+
+
+def _score_blocks(prediction: dict[str, jax.Array], size: tuple[int, int]) -> ScoreBlocks:
+  masks = mask2former.full_size_masks(prediction["mask_logits"][None], *size)[0]  # [H, W, Q]
+
+  def block(start, count):
+    scores = jax.lax.dynamic_slice_in_dim(prediction["class_scores"], start, count, axis=-1)
+    return masks @ scores
+
+  return block
+
+
+def objective(
+  config: Mask2FormerConfig, loss_config: Mask2FormerLossConfig, mesh: Mesh
+) -> Objective:
   """Mask2Former with its matched mask losses on every prediction.
 
   Args:
     config: shape of the model.
-    criterion: costs, losses and matcher.
-    max_targets: T, masks per image that the loss can take.
-    ignore_label: label of the pixels that belong to no class.
+    loss_config: costs, losses and matcher.
     mesh: with the axis "data", over which the training batch is split; each device matches its own
       images.
-    pixel_head_weight: of the loss of the auxiliary pixel head, where the model has one.
-    inference_dtype: compute dtype of `predict`; `config.dtype` is that of training.
-    inference_log_prior: what `predict` takes from the logits of the classes [C], not from that of
-      no object (Menon et al., "Long-tail Learning via Logit Adjustment", ICLR 2021, section 4.1);
-      None for nothing.
   """
-  chosen = ms_deform_attn.choose(config.deformable_attention)
-  logging.info("Deformable attention: %s, of %s", chosen, ms_deform_attn.available())
   model = mask2former.functions(config)
-  inference = mask2former.functions(mask2former.with_dtype(config, inference_dtype))
-  return Architecture(
-    num_classes=config.num_classes,
+  return Objective(
     init=model.init,
-    loss=_mask2former_loss(model, config, criterion, ignore_label, mesh, pixel_head_weight),
+    loss=_loss(model, config, loss_config, mesh),
     loss_terms=(
       "loss",
       "loss_class",
@@ -67,15 +108,14 @@ def mask2former_architecture(
       "nonfinite_logits",
       "invalid_matches",
     ),
-    predict=_mask2former_predict(inference, config.class_head, inference_log_prior),
-    score_blocks=_mask2former_score_blocks,
-    decays=lambda path: not _MASK2FORMER_UNDECAYED.search(path),
-    max_targets=max_targets,
+    decays=lambda path: not _UNDECAYED.search(path),
+    max_targets=loss_config.max_targets,
   )
 
 
-def _mask2former_loss(model, config, criterion, ignore_label, mesh, pixel_head_weight) -> Callable:
-  """`Architecture.loss` of Mask2Former."""
+def _loss(model, config, criterion, mesh) -> Callable:
+  """`Objective.loss` of Mask2Former."""
+  ignore_label, keeps_counts = criterion.ignore_label, criterion.class_loss.keeps_counts
 
   def sums_of_all_devices(class_logits, mask_logits, targets, keys, counts):
     sums = mask_criterion.criterion_sums(
@@ -105,14 +145,14 @@ def _mask2former_loss(model, config, criterion, ignore_label, mesh, pixel_head_w
       mask2former.mask_logits(outputs.mask_embeddings, outputs.mask_features),
       mask_criterion.Targets(label, batch["classes"]),
       jax.random.split(point_key, image.shape[0]),
-      _seesaw_counts(stats)[:-1] if criterion.is_seesaw else None,
+      _class_counts(stats)[:-1] if keeps_counts else None,
     )
-    if criterion.is_seesaw:
+    if keeps_counts:
       new_stats = _add_matches(new_stats, sums.matched.sum(0))
     value, terms = mask_criterion.total_loss(criterion, sums)
     if config.pixel_head:
       auxiliary = pixel.auxiliary_loss(outputs.pixel_logits, label, ignore_label)
-      terms["loss_pixel"] = pixel_head_weight * auxiliary
+      terms["loss_pixel"] = criterion.pixel_head_weight * auxiliary
       value += terms["loss_pixel"]
     terms |= {
       "loss": value,
@@ -127,17 +167,17 @@ def _mask2former_loss(model, config, criterion, ignore_label, mesh, pixel_head_w
 
 def _check_class_head(config, criterion) -> None:
   """Evaluation and conversion need the head alone, so that only training asks for its loss."""
-  name = criterion.class_loss.name
-  if (config.class_head == "seesaw") != criterion.is_seesaw:
-    wanted = "seesaw" if criterion.is_seesaw else "softmax"
+  name, wanted = criterion.class_loss.name, criterion.class_loss.class_head
+  if config.class_head != wanted:
+    losses = [loss.name for loss in CLASS_LOSSES.values() if loss.class_head == config.class_head]
     raise ValueError(
       f"config.model.class_head={config.class_head!r} does not go with config.loss.class_loss="
-      f"{name!r} in training; set --config.model.class_head={wanted}"
-      + ("" if criterion.is_seesaw else " or --config.loss.class_loss=seesaw")
+      f"{name!r} in training; set --config.model.class_head={wanted} or --config.loss.class_loss="
+      + " or ".join(losses)
     )
 
 
-def _seesaw_counts(stats: dict[str, Any]) -> jax.Array:
+def _class_counts(stats: dict[str, Any]) -> jax.Array:
   """[C + 1] queries matched with every class so far; the last slot is not used."""
   return stats["transformer_decoder"]["seesaw_counts"]
 
@@ -148,31 +188,43 @@ def _add_matches(stats: dict[str, Any], matches: jax.Array) -> dict[str, Any]:
   float32 counts are whole numbers below 2^24. Beyond, an addition is rounded by at most 2^-24 of
   the count: it would be lost only where a step adds less than that share, after 2^24 such steps.
   """
-  counts = _seesaw_counts(stats).at[:-1].add(matches)
+  counts = _class_counts(stats).at[:-1].add(matches)
   return stats | {"transformer_decoder": stats["transformer_decoder"] | {"seesaw_counts": counts}}
 
 
-def _mask2former_predict(inference, class_head: str, log_prior: ArrayLike | None) -> Callable:
-  """`Architecture.predict` of Mask2Former."""
-
-  def predict(params, stats, image):
-    outputs, _ = inference.apply(params, stats, mask2former.pad_to_stride(image), train=False)
-    class_logits = outputs.class_logits[-1]
-    if log_prior is not None:
-      class_logits = class_logits.at[..., : len(log_prior)].subtract(log_prior)
-    return {
-      "class_scores": mask2former.class_scores(class_logits, class_head),
-      "mask_logits": mask2former.mask_logits(outputs.mask_embeddings[-1], outputs.mask_features),
-    }
-
-  return predict
-
-
-def _mask2former_score_blocks(prediction, size: tuple[int, int]) -> ScoreBlocks:
-  masks = mask2former.full_size_masks(prediction["mask_logits"][None], *size)[0]  # [H, W, Q]
-
-  def block(start, count):
-    scores = jax.lax.dynamic_slice_in_dim(prediction["class_scores"], start, count, axis=-1)
-    return masks @ scores
-
-  return block
+_PIXEL_DECODER = "sem_seg_head/pixel_decoder"
+_PREDICTOR = "sem_seg_head/predictor"
+SPEC = ArchitectureSpec(
+  functions=mask2former.functions,
+  model_config=Mask2FormerConfig,
+  loss_config=Mask2FormerLossConfig,
+  architecture=architecture,
+  objective=objective,
+  prior="images",
+  official_names=(
+    (r"^pixel_decoder/input_proj/(\d+)/conv/", rf"{_PIXEL_DECODER}/input_proj/\1/0/"),
+    (r"^pixel_decoder/input_proj/(\d+)/norm/", rf"{_PIXEL_DECODER}/input_proj/\1/1/"),
+    (r"^pixel_decoder/level_embed$", f"{_PIXEL_DECODER}/transformer/level_embed"),
+    (r"^pixel_decoder/layers/", f"{_PIXEL_DECODER}/transformer/encoder/layers/"),
+    (r"^pixel_decoder/", f"{_PIXEL_DECODER}/"),
+    (
+      r"^transformer_decoder/cross_attention/(\d+)/attn/",
+      rf"{_PREDICTOR}/transformer_cross_attention_layers/\1/multihead_attn/",
+    ),
+    (
+      r"^transformer_decoder/self_attention/(\d+)/attn/",
+      rf"{_PREDICTOR}/transformer_self_attention_layers/\1/self_attn/",
+    ),
+    (
+      r"^transformer_decoder/(cross|self)_attention/",
+      rf"{_PREDICTOR}/transformer_\1_attention_layers/",
+    ),
+    (r"^transformer_decoder/ffn/", f"{_PREDICTOR}/transformer_ffn_layers/"),
+    (r"^transformer_decoder/mask_embed/", f"{_PREDICTOR}/mask_embed/layers/"),
+    (r"^transformer_decoder/(query_feat|query_embed|level_embed)$", rf"{_PREDICTOR}/\1/kernel"),
+    (r"^transformer_decoder/seesaw_counts$", "criterion/seesaw_loss/cum_samples"),
+    (r"^transformer_decoder/", f"{_PREDICTOR}/"),
+  ),
+  class_layers=("transformer_decoder/class_embed", "pixel_head/classifier"),
+  class_counts="transformer_decoder/seesaw_counts",
+)

@@ -1,11 +1,16 @@
 """What the losses of a config take from the statistics of the training data."""
 
+import dataclasses
+
 import ml_collections
 import numpy as np
 from absl import logging
 
 from input_pipeline import class_stats, repeat_factor
+from ltss_jax import architectures
+from ltss_jax.build.fields import fields_of
 from ltss_jax.losses import class_losses
+from ltss_jax.losses.class_loss import ClassLoss
 
 
 def _required(stats: class_stats.ClassStats | None, field: str, value: object):
@@ -22,48 +27,46 @@ def _required(stats: class_stats.ClassStats | None, field: str, value: object):
   return stats
 
 
-def _prior_counts(config: ml_collections.ConfigDict, stats: class_stats.ClassStats) -> np.ndarray:
-  """What the classes' priors are the shares of [C]: pixels for a pixel loss, images for queries."""
-  by_pixel = config.model.name == "deeplabv3plus"
-  return stats.pixel_share_sum if by_pixel else stats.images_with_class
+def _prior_counts(
+  spec: architectures.ArchitectureSpec, stats: class_stats.ClassStats
+) -> np.ndarray:
+  """The amounts whose shares are the priors of the classes [C]."""
+  return stats.images_with_class if spec.prior == "images" else stats.pixel_share_sum
 
 
 def class_loss(
   config: ml_collections.ConfigDict, stats: class_stats.ClassStats | None
-) -> class_losses.ClassLoss:
+) -> ClassLoss:
   """The class loss that `config.loss` names.
 
   Args:
-    config: resolved.
-    stats: of the training data; only a loss that needs counts needs them.
+    config: resolved config.
+    stats: statistics of the training data, for a loss with a field for them.
 
   Raises:
-    ValueError: it needs counts, and there are none.
+    ValueError: it needs statistics, and there are none.
   """
-  loss, counts = config.loss, None
+  spec, name = architectures.SPECS[config.model.name], config.loss.class_loss
+  cls, given = class_losses.CLASS_LOSSES[name], dict(config.loss)
   if stats is not None:
-    balanced = loss.class_loss == "class_balanced"
-    counts = stats.images_with_class if balanced else _prior_counts(config, stats)
-  return class_losses.make_class_loss(
-    loss.class_loss,
-    counts=counts,
-    tau=loss.logit_adjustment_tau,
-    beta=loss.class_balanced_beta,
-    focal_gamma=loss.focal_gamma,
-    seesaw_p=loss.seesaw_p,
-    seesaw_q=loss.seesaw_q,
-  )
+    given |= {"train_images": stats.images_with_class, "prior_counts": _prior_counts(spec, stats)}
+  values = fields_of(cls, given)
+  if len(values) < len(dataclasses.fields(cls)):
+    raise ValueError(f"class_loss {name!r} needs the class counts of the training data.")
+  return cls(**values)
 
 
 def inference_log_prior(
-  config: ml_collections.ConfigDict, stats: class_stats.ClassStats | None
+  config: ml_collections.ConfigDict,
+  spec: architectures.ArchitectureSpec,
+  stats: class_stats.ClassStats | None,
 ) -> np.ndarray | None:
-  """What inference takes from the class logits [C], None for nothing."""
+  """Values that inference takes from the class logits [C], None for nothing."""
   multiple = config.eval.logit_adjustment
   if not multiple:
     return None
   stats = _required(stats, "eval.logit_adjustment", multiple)
-  return multiple * class_losses.log_prior(_prior_counts(config, stats))
+  return multiple * class_losses.log_prior(_prior_counts(spec, stats))
 
 
 def query_numbers(

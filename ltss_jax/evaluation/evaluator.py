@@ -42,8 +42,6 @@ class EvaluationRun:
     self.architecture = build.build_architecture(
       config,
       num_classes=dataset.metadata.num_classes,
-      ignore_label=dataset.metadata.ignore_label,
-      mesh=mesh_lib.data_mesh(),
       train_stats=dataset.train_stats,
     )
     self._config, self._dataset = config, dataset

@@ -4,8 +4,8 @@ import dataclasses
 
 import jax
 
-from ltss_jax.losses import matching
-from ltss_jax.losses.class_losses import ClassLoss
+from ltss_jax.losses import class_heads, matching
+from ltss_jax.losses.class_loss import ClassLoss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,10 +21,9 @@ class CriterionConfig:
     class_weight: of the class term, in costs and loss.
     mask_weight: of the cross-entropy of mask points.
     dice_weight: of the dice term.
-    class_loss: of the class logits. With "seesaw" they are C and two for object and no object, and
-      class counts go with them; else C and one for "no object".
-    no_object_weight: weight of "no object" in the class loss, beside 1 for classes; not used by
-      "seesaw".
+    class_loss: loss of the class logits, which are those of its class head.
+    no_object_weight: weight of "no object" in the class loss, beside 1 for classes, where the head
+      has it for a class.
     matcher: "scipy" or "optax", see `matching.match`.
     ignored_pixels: "background": pixels with the ignore label are negatives of every mask;
       "left_out": points that touch them count neither in costs nor in losses.
@@ -81,9 +80,9 @@ class CriterionConfig:
     return self.ignored_pixels == "left_out"
 
   @property
-  def is_seesaw(self) -> bool:
-    """Whether the class logits are those of a Seesaw head."""
-    return self.class_loss.name == "seesaw"
+  def class_head(self) -> class_heads.SoftmaxHead | class_heads.ObjectnessHead:
+    """The class head that gives the logits."""
+    return class_heads.HEADS[self.class_loss.class_head]
 
   def num_columns(self, num_queries: int, num_targets: int) -> int:
     """The most columns that the targets of one image can have, so that none is ever left out.
@@ -130,7 +129,7 @@ class CriterionSums:
   Attributes:
     class_sum: [L] weighted class loss over all queries, for each prediction.
     class_weight_sum: [L] weights of these queries.
-    objectness_sum: [L] cross-entropy of the objectness over all queries; "seesaw" only, else 0.
+    objectness_sum: [L] cross-entropy of the objectness over all queries; 0 for heads without one.
     num_queries: float32 scalar, queries of one prediction.
     matched: [L, C] float32, queries matched with targets of every class.
     bce_sum: [L] mean cross-entropy over a pair's points, summed over pairs.

@@ -75,7 +75,8 @@ def pair_costs(
     [T, Q] float32: -2 p(class) + 5 BCE + 5 dice, with the default weights. Targets lead, since
     XLA's CPU products of this shape are the fast ones.
   """
-  probability = class_probability(config, class_logits)
+  # As inference has it: without what a loss adds to the logits.
+  probability = config.class_head.probability(class_logits)
   class_cost = -jnp.take(probability, jnp.maximum(classes, 0), axis=-1).T  # [T, Q]
   mask = jax.nn.sigmoid(point_logits)  # [K, Q]
   bce = _softplus_sums(point_logits, mask) - _product(target_values, point_logits)
@@ -86,23 +87,6 @@ def pair_costs(
     + config.mask_weight * factor * bce / point_logits.shape[0]
     + config.dice_weight * dice
   )
-
-
-def class_probability(config: CriterionConfig, class_logits: jax.Array) -> jax.Array:
-  """Probability of every class, as inference has it: without what a loss adds to the logits.
-
-  Args:
-    config: settings.
-    class_logits: [..., C+1] with "no object" last; with the Seesaw loss [..., C+2] with the logits
-      of object and no object last.
-
-  Returns:
-    [..., C] float32, or [..., C+1].
-  """
-  if not config.is_seesaw:
-    return jax.nn.softmax(class_logits)
-  objectness = jax.nn.softmax(class_logits[..., -2:])[..., :1]
-  return jax.nn.softmax(class_logits[..., :-2]) * objectness
 
 
 def _softplus_sums(logits: jax.Array, probability: jax.Array) -> jax.Array:

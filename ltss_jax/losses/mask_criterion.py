@@ -12,7 +12,7 @@ times and gets several queries, while `num_targets` counts it once.
 import jax
 import jax.numpy as jnp
 
-from ltss_jax.losses import class_losses as class_losses_lib, matching, points, seesaw
+from ltss_jax.losses import matching, points
 from ltss_jax.losses.criterion_types import CriterionConfig, CriterionSums, Targets
 from ltss_jax.losses.mask_costs import matching_costs
 from ltss_jax.losses.mask_losses import mask_losses
@@ -38,16 +38,16 @@ def criterion_sums(
 
   Args:
     config: settings.
-    class_logits: [L, B, Q, C+1], the last one is "no object"; or [L, B, Q, C+2] with the Seesaw
-      loss, the last two are object and no object. The last prediction is the final one.
+    class_logits: [L, B, Q, C + what the class head has beside the classes]. The last prediction is
+      the final one.
     mask_logits: [L, B, h, w, Q].
     targets: label maps of any size H x W, and present classes.
     keys: [B] PRNG keys of the images.
     num_classes: C.
-    counts: [C] queries matched with every class so far, over the whole training; for the Seesaw
-      loss, which needs them.
-    axis_name: mesh axis of the shards; None: there is only this one. The Seesaw loss of a shard
-      depends on the matches of all, which are added in one collective for all predictions.
+    counts: [C] queries matched with every class so far, over the whole training; for a class loss
+      that keeps counts.
+    axis_name: mesh axis of the shards; None: there is only this one. Such a loss depends on the
+      matches of all shards, which are added in one collective for all predictions.
 
   Returns:
     Sums to be added over shards and passed to `total_loss`.
@@ -67,12 +67,17 @@ def criterion_sums(
   label = jnp.take_along_axis(classes[None], jnp.maximum(target_of_query, 0), axis=-1)
   label = jnp.where(matched, label, num_classes)  # [L, B, Q]
   matches = count_matches(label, num_classes)
-  if config.is_seesaw:
+  seen = None
+  if config.class_loss.keeps_counts:
     total = matches if axis_name is None else jax.lax.psum(matches, axis_name)
-    class_sums = seesaw_losses(config, class_logits, label, running_counts(counts, total))
-  else:
-    class_sums = *class_losses(config, class_logits, label), jnp.zeros(len(label))
-  class_sum, class_weight_sum, objectness_sum = class_sums
+    seen = running_counts(counts, total)
+  class_sum, class_weight_sum, objectness_sum = config.class_head.loss_sums(
+    config.class_loss,
+    class_logits,
+    label,
+    no_object_weight=config.no_object_weight,
+    counts=seen,
+  )
   bce_sum, dice_sum = mask_losses(config, mask_logits, labels, classes, pairs, loss_keys)
   return CriterionSums(
     class_sum=class_sum,
@@ -101,7 +106,7 @@ def total_loss(
     float32 scalar, and the three weighted terms that it is the sum of, over all predictions.
   """
   num_masks = jnp.maximum(sums.num_targets, 1.0)
-  # Without any weight there is no loss either: the sum of the Seesaw loss over no matched query.
+  # Without any weight there is no loss either: a sum over matched queries, of which there are none.
   weights = jnp.where(sums.class_weight_sum > 0, sums.class_weight_sum, 1.0)
   class_means = sums.class_sum / weights + sums.objectness_sum / sums.num_queries  # [L]
   terms = {
@@ -123,7 +128,7 @@ def prediction_keys(keys: jax.Array, num_predictions: int) -> tuple[jax.Array, j
 
 
 def _check_outputs(config: CriterionConfig, outputs: int, num_classes: int) -> None:
-  beside, names = (2, "object and no object") if config.is_seesaw else (1, "no object")
+  beside, names = config.class_head.num_others, config.class_head.others
   if outputs != num_classes + beside:
     raise ValueError(
       f"class_logits have {outputs} outputs for {num_classes} classes; with the class loss "
@@ -175,59 +180,6 @@ def _match(
   return target_of_query, pairs, invalid
 
 
-def class_losses(
-  config: CriterionConfig, class_logits: jax.Array, label: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """Weighted class loss of all queries; those without a target are to say "no object".
-
-  Args:
-    config: settings.
-    class_logits: [L, B, Q, C+1] float32.
-    label: [L, B, Q] int32, C without a target.
-
-  Returns:
-    [L] sums of the weighted loss and [L] sums of the weights.
-  """
-  loss, weight = class_losses_lib.weighted_loss(config.class_loss, class_logits, label)
-  no_object = label == class_logits.shape[-1] - 1
-  weight = weight * jnp.where(no_object, config.no_object_weight, 1.0)
-  return jnp.sum(weight * loss, axis=(1, 2)), jnp.sum(weight, axis=(1, 2))
-
-
-def seesaw_losses(
-  config: CriterionConfig, class_logits: jax.Array, label: jax.Array, counts: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-  """Seesaw loss of the queries with a target, objectness loss of all queries.
-
-  Args:
-    config: settings.
-    class_logits: [L, B, Q, C+2] float32: classes, object, no object.
-    label: [L, B, Q] int32, C without a target.
-    counts: [L, C] from `running_counts`.
-
-  Returns:
-    [L] sums of the Seesaw loss, [L] numbers of queries with a target, [L] sums of the two-way
-    cross-entropy of the objectness.
-  """
-  num_classes = class_logits.shape[-1] - 2
-  loss = config.class_loss
-  matched = label < num_classes
-
-  def of_prediction(logits, label, counts):
-    return seesaw.seesaw_loss(logits, label, counts, loss.seesaw_p, loss.seesaw_q)
-
-  values = jax.vmap(of_prediction)(
-    class_logits[..., :-2], jnp.minimum(label, num_classes - 1), counts
-  )
-  log_objectness = jax.nn.log_softmax(class_logits[..., -2:])
-  objectness = -jnp.where(matched, log_objectness[..., 0], log_objectness[..., 1])
-  return (
-    jnp.sum(jnp.where(matched, values, 0.0), axis=(1, 2)),
-    jnp.sum(matched, axis=(1, 2), dtype=jnp.float32),
-    jnp.sum(objectness, axis=(1, 2)),
-  )
-
-
 def count_matches(label: jax.Array, num_classes: int) -> jax.Array:
   """Number of queries with each class.
 
@@ -246,7 +198,7 @@ def count_matches(label: jax.Array, num_classes: int) -> jax.Array:
 
 
 def running_counts(counts: jax.Array, matches: jax.Array) -> jax.Array:
-  """Counts that each prediction's Seesaw loss sees: they grow in the order of the release.
+  """Counts that each prediction's class loss sees: they grow in the order of the release.
 
   Args:
     counts: [C] before the step.

@@ -5,8 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ltss_jax.losses import class_losses, seesaw
-from ltss_jax.losses.class_losses import ClassLoss
+from ltss_jax.losses.class_loss import ClassLoss
+from ltss_jax.losses.class_losses import CrossEntropy
 
 # Rows of logits that `auxiliary_loss` enlarges at a time, at most: of 847 classes at 512 x 512
 # pixels 70 MB an image instead of 0.9 GB.
@@ -23,30 +23,24 @@ def class_loss(
   """The class loss of every pixel in float32; ignored pixels give 0.
 
   Args:
-    loss: which one; its class weights are multiplied in.
+    loss: class loss, whose weights are multiplied in.
     logits: [..., C].
     label: [...] integer class ids; `ignore_label` marks pixels without one.
     ignore_label: id outside 0..C-1.
-    counts: labelled pixels of every class so far [C]; "seesaw" needs them, no other loss.
+    counts: labelled pixels of every class so far [C], for a loss that keeps counts.
 
   Returns:
     [...] float32, none negative.
 
   Raises:
-    ValueError: "seesaw" without counts.
+    ValueError: a loss that keeps counts got none.
   """
   logits = logits.astype(jnp.float32)
   label = label.astype(jnp.int32)
   valid = label != ignore_label
   label = jnp.where(valid, label, 0)
-  if loss.name == "seesaw":
-    if counts is None:
-      raise ValueError("the Seesaw loss needs `counts`, the pixels of every class so far")
-    value = seesaw.seesaw_loss(logits, label, counts, loss.seesaw_p, loss.seesaw_q)
-  else:
-    value, weight = class_losses.weighted_loss(loss, logits, label)
-    value = value * weight
-  return jnp.where(valid, value, 0.0)
+  value, weight = loss(logits, label, counts)
+  return jnp.where(valid, value * weight, 0.0)
 
 
 def cross_entropy(logits: jax.Array, label: jax.Array, ignore_label: int) -> jax.Array:
@@ -60,7 +54,7 @@ def cross_entropy(logits: jax.Array, label: jax.Array, ignore_label: int) -> jax
   Returns:
     [...] float32.
   """
-  return class_loss(ClassLoss("cross_entropy"), logits, label, ignore_label)
+  return class_loss(CrossEntropy(), logits, label, ignore_label)
 
 
 def label_counts(label: jax.Array, num_classes: int) -> jax.Array:

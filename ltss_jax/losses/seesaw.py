@@ -4,11 +4,14 @@ Source: Wang et al., "Seesaw Loss for Long-Tailed Instance Segmentation", CVPR 2
 cumulative counts and the floor under the label's probability of the public implementations.
 """
 
+import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from ltss_jax.losses.class_loss import ClassLoss
 
 # Floor under the label's probability in the compensation factor, which would grow without bound.
 _MIN_PROBABILITY = 0.01
@@ -25,8 +28,8 @@ def log_factors(
 
   Args:
     logits: [..., C].
-    label: [...] integer, the class i of each sample, in 0..C-1.
-    counts: [C] samples n of every class so far, in any unit of which 1 is little.
+    label: class i of each sample, [...] integers in 0..C-1.
+    counts: samples n of every class so far [C], in any unit of which 1 is little.
     p: exponent of the mitigation.
     q: exponent of the compensation.
 
@@ -44,22 +47,27 @@ def log_factors(
   return mitigation + compensation
 
 
-def seesaw_loss(
-  logits: jax.Array, label: jax.Array, counts: jax.Array, p: float, q: float
-) -> jax.Array:
-  """Cross-entropy of z_j + log(S_ij), in float32.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Seesaw(ClassLoss):
+  """Cross-entropy of z_j + log(S_ij), with counts that grow with the training.
 
-  Args:
-    logits: [..., C].
-    label: [...] integer, in 0..C-1.
-    counts: [C], see `log_factors`.
-    p: exponent of the mitigation.
-    q: exponent of the compensation.
-
-  Returns:
-    [...] float32.
+  Attributes:
+    seesaw_p: exponent of the mitigation.
+    seesaw_q: exponent of the compensation.
   """
-  logits = logits.astype(jnp.float32)
-  picked = jnp.take_along_axis(logits, label[..., None], axis=-1)[..., 0]
-  scaled = logits + log_factors(logits, label, counts, p, q)
-  return jax.nn.logsumexp(scaled, axis=-1) - picked
+
+  name = "seesaw"
+  favours_rare_classes = True
+  keeps_counts = True
+  class_head = "seesaw"
+  seesaw_p: float
+  seesaw_q: float
+
+  def __call__(self, logits, label, counts=None):
+    if counts is None:
+      raise ValueError("the Seesaw loss needs `counts`, the samples of every class so far")
+    logits = logits.astype(jnp.float32)
+    picked = jnp.take_along_axis(logits, label[..., None], axis=-1)[..., 0]
+    scaled = logits + log_factors(logits, label, counts, self.seesaw_p, self.seesaw_q)
+    value = jax.nn.logsumexp(scaled, axis=-1) - picked
+    return value, jnp.ones_like(value)

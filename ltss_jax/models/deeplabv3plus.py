@@ -12,6 +12,9 @@ from flax import nnx
 
 from ltss_jax.models import backbones, functional, layers
 
+# Pixels of the image for a cell of the dilated res5.
+_RES5_STRIDE = 16
+
 
 @dataclasses.dataclass(frozen=True)
 class DeepLabV3PlusConfig:
@@ -19,30 +22,34 @@ class DeepLabV3PlusConfig:
 
   Attributes:
     num_classes: C, without the ignore label.
-    backbone: a ResNet of `backbones.NAMES`.
-    backbone_norm: one of `backbones.NORMS`; the head's is always batch norm.
-    remat: recompute the backbone's blocks in the backward pass.
-    dtype: compute dtype, "float32" or "bfloat16"; parameters and statistics stay float32.
+    backbone: a ResNet, which is dilated here; the head's norms are always batch norms.
+    dtype: compute dtype of the head, "float32" or "bfloat16"; parameters and statistics stay
+      float32.
     aspp_channels: width of each pyramid branch and of their projection.
     aspp_dilations: dilations of the three 3x3 branches, in res5 cells.
     aspp_dropout: drop rate after the projection, in training.
     low_level_channels: width to which res2 is projected.
     decoder_channels: width of the two 3x3 decoder convolutions.
-    pooling_window: side in res5 cells of the image-pooling branch's average window, as the release
-      has it (training crop / 16); 0, or a map that is no multiple of it, pools the whole map.
+    image_pooling: "global": the image-pooling branch averages the whole map; "window": over windows
+      of the training crop's size, as the release has it, where the map is a multiple of them.
+    crop_size: side of a training crop in pixels.
   """
 
   num_classes: int
-  backbone: str
-  backbone_norm: str
-  remat: bool
+  backbone: backbones.BackboneConfig
   dtype: str
   aspp_channels: int
   aspp_dilations: tuple[int, ...]
   aspp_dropout: float
   low_level_channels: int
   decoder_channels: int
-  pooling_window: int = 0
+  image_pooling: str
+  crop_size: int
+
+  @property
+  def pooling_window(self) -> int:
+    """Side in res5 cells of the image-pooling branch's average window; 0 for the whole map."""
+    return self.crop_size // _RES5_STRIDE if self.image_pooling == "window" else 0
 
 
 class Aspp(nnx.Module):
@@ -80,14 +87,7 @@ class DeepLabV3Plus(nnx.Module):
 
   def __init__(self, config: DeepLabV3PlusConfig, *, rngs: nnx.Rngs):
     dtype = jnp.dtype(config.dtype)
-    backbone = backbones.BackboneConfig(
-      config.backbone,
-      norm=config.backbone_norm,
-      dtype=config.dtype,
-      drop_path=-1,  # ResNets have none
-      remat=config.remat,
-      res5_dilation=2,
-    )
+    backbone = dataclasses.replace(config.backbone, res5_dilation=2)
     kw = dict(kernel_init=layers.uniform_fan_in, dtype=dtype, rngs=rngs)
     self.backbone = backbones.build(backbone, rngs=rngs)
     channels = self.backbone.out_channels

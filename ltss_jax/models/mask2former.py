@@ -20,7 +20,22 @@ from ltss_jax.models import (
 )
 
 STRIDE = 32  # of the coarsest features; images are padded to a multiple of it
-CLASS_HEADS = {"softmax": 1, "seesaw": 2}  # outputs of the class head beside the classes
+
+
+class ClassHead(NamedTuple):
+  """A kind of class head.
+
+  Attributes:
+    num_others: number of outputs beside the classes.
+    has_counts: whether official checkpoints hold the samples of every class so far with it.
+  """
+
+  num_others: int
+  has_counts: bool
+
+
+# "softmax": no object is one more class; "seesaw": two logits of object and no object.
+CLASS_HEADS = {"softmax": ClassHead(1, False), "seesaw": ClassHead(2, True)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +52,11 @@ class Mask2FormerConfig:
     num_heads: of all attentions.
     encoder_width: of the feed-forward networks in the pixel decoder.
     decoder_width: of those in the transformer decoder.
-    class_head: "softmax" (C + 1 outputs) or "seesaw" (C class and 2 objectness outputs).
+    class_head: a key of `CLASS_HEADS`.
     dtype: compute dtype of the transformer decoder; the pixel decoder is always float32.
     remat: recompute the decoders' layers in the backward pass.
     pixel_head: whether a per-pixel classifier stands beside the queries in training.
-    deformable_attention: implementation of `ms_deform_attn`; None for the platform's best.
+    deformable_attention: implementation of `ms_deform_attn`; "auto" for the platform's best.
   """
 
   num_classes: int
@@ -57,7 +72,12 @@ class Mask2FormerConfig:
   dtype: str
   remat: bool
   pixel_head: bool
-  deformable_attention: str | None = None
+  deformable_attention: str
+
+  @property
+  def implementation(self) -> str | None:
+    """Implementation of `ms_deform_attn` by its name; None for the platform's best."""
+    return None if self.deformable_attention == "auto" else self.deformable_attention
 
 
 class Predictions(NamedTuple):
@@ -89,13 +109,13 @@ class Mask2Former(nnx.Module):
         num_heads=config.num_heads,
         feed_forward_width=config.encoder_width,
         remat=config.remat,
-        implementation=config.deformable_attention,
+        implementation=config.implementation,
       ),
       rngs=rngs,
     )
     self.transformer_decoder = transformer_decoder.TransformerDecoder(
       transformer_decoder.TransformerDecoderConfig(
-        num_outputs=config.num_classes + CLASS_HEADS[config.class_head],
+        num_outputs=config.num_classes + CLASS_HEADS[config.class_head].num_others,
         channels=config.channels,
         num_queries=config.num_queries,
         num_layers=config.decoder_layers,
@@ -106,7 +126,7 @@ class Mask2Former(nnx.Module):
       ),
       rngs=rngs,
     )
-    if config.class_head == "seesaw":
+    if CLASS_HEADS[config.class_head].has_counts:
       # Matched queries per class so far; the last slot of official checkpoints is unused.
       counts = layers.Frozen(jnp.zeros(config.num_classes + 1))
       self.transformer_decoder.seesaw_counts = counts
@@ -142,12 +162,6 @@ def functions(config: Mask2FormerConfig) -> functional.Functional:
   return functional.functional(lambda rngs: Mask2Former(config, rngs=rngs))
 
 
-def with_dtype(config: Mask2FormerConfig, dtype: str) -> Mask2FormerConfig:
-  """The same model with another compute dtype."""
-  backbone = dataclasses.replace(config.backbone, dtype=dtype)
-  return dataclasses.replace(config, dtype=dtype, backbone=backbone)
-
-
 def pad_to_stride(image: jax.Array, value: float = 0) -> jax.Array:
   """Pads [B, H, W, ...] on the right and bottom to a multiple of 32."""
   height, width = image.shape[1:3]
@@ -158,23 +172,6 @@ def pad_to_stride(image: jax.Array, value: float = 0) -> jax.Array:
 def mask_logits(mask_embeddings: jax.Array, mask_features: jax.Array) -> jax.Array:
   """[..., B, Q, C] and [B, h, w, C] -> [..., B, h, w, Q]."""
   return jnp.einsum("...bqc,bhwc->...bhwq", mask_embeddings, mask_features)
-
-
-def class_scores(class_logits: jax.Array, class_head: str) -> jax.Array:
-  """Probability of each class for each query.
-
-  Args:
-    class_logits: [..., Q, C + 1], or [..., Q, C + 2] of a Seesaw head: class logits, then object
-      and no object.
-    class_head: "softmax" or "seesaw".
-
-  Returns:
-    [..., Q, C].
-  """
-  if class_head == "softmax":
-    return jax.nn.softmax(class_logits, axis=-1)[..., :-1]
-  objectness = jax.nn.softmax(class_logits[..., -2:], axis=-1)[..., :1]
-  return jax.nn.softmax(class_logits[..., :-2], axis=-1) * objectness
 
 
 def full_size_masks(mask_logits: jax.Array, height: int, width: int) -> jax.Array:

@@ -66,10 +66,7 @@ def load_model(
   architecture = build.build_architecture(
     config,
     num_classes=metadata.num_classes,
-    ignore_label=metadata.ignore_label,
-    mesh=mesh_lib.data_mesh(),
     train_stats=dataset.train_stats(config) if config.eval.logit_adjustment else None,
-    training=False,
   )
   if weights is None:
     step, *state = restore.of_run(config, workdir, architecture, metadata)

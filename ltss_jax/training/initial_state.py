@@ -24,7 +24,7 @@ from ltss_jax.workdir import paths, run_config, run_data
 def initial_state(
   config: ml_collections.ConfigDict,
   dataset: Dataset,
-  architecture: architectures.Architecture,
+  objective: architectures.Objective,
   optimizer: optax.GradientTransformation,
   mesh: Mesh,
 ) -> TrainState:
@@ -33,7 +33,7 @@ def initial_state(
   Args:
     config: of the run.
     dataset: of the run, whose class names the rows of saved class layers follow.
-    architecture: of the config.
+    objective: model and loss of the config.
     optimizer: of the config.
     mesh: over which the state is replicated.
 
@@ -50,12 +50,12 @@ def initial_state(
         " docs/conversion.md says where to get and how to convert them.",
         config.data.name,
       )
-    return train_step.init_state(architecture, optimizer, config.seed, mesh)
+    return train_step.init_state(objective, optimizer, config.seed, mesh)
   params, stats, info, source = _saved_weights(directory, config.init.step)
   is_backbone = info.get("contents") == "backbone"
   if info and not is_backbone:  # The number of classes alone may differ.
     run_config.check_weights(directory, info, config, info.get("num_classes"))
-  state = train_step.init_state(architecture, optimizer, config.seed, mesh)
+  state = train_step.init_state(objective, optimizer, config.seed, mesh)
   fresh = jax.device_get((state.params, state.stats))
   rows = None if is_backbone else class_rows_of(directory, info, dataset.metadata.class_names)
   try:

@@ -16,7 +16,6 @@ from input_pipeline import pipeline, prepared
 from ltss_jax import architectures, build, checkpoint, mesh as mesh_lib, optimizer
 from ltss_jax.dataset import Dataset, prepare_run
 from ltss_jax.evaluation import evaluator
-from ltss_jax.losses import class_losses
 from ltss_jax.training import initial_state, metric_writer, preemption as preemption_lib, train_step
 from ltss_jax.training.pictures import Pictures
 from ltss_jax.training.state import TrainState
@@ -122,15 +121,22 @@ def opened(
       run_config.check(workdir, config)
       run_data.check(workdir, dataset)
     evaluation = evaluator.EvaluationRun(config, dataset, workdir)
-    architecture, recipe = evaluation.architecture, build.optimizer_config(config)
-    transform = optimizer.make_optimizer(recipe, architecture.decays)
+    objective = build.build_objective(
+      config,
+      num_classes=dataset.metadata.num_classes,
+      ignore_label=dataset.metadata.ignore_label,
+      mesh=mesh,
+      train_stats=dataset.train_stats,
+    )
+    recipe = build.optimizer_config(config)
+    transform = optimizer.make_optimizer(recipe, objective.decays)
     if saved.steps:
-      state = train_step.abstract_state(architecture, transform, mesh)
+      state = train_step.abstract_state(objective, transform, mesh)
     else:
-      state = initial_state.initial_state(config, dataset, architecture, transform, mesh)
+      state = initial_state.initial_state(config, dataset, objective, transform, mesh)
     with pipeline.train_iterator(
       prepared.open_source(dataset.directory, "train"),
-      build.train_pipeline_config(config, dataset, architecture.max_targets),
+      build.train_pipeline_config(config, dataset, objective.max_targets),
       jax.process_index(),
       jax.process_count(),
     ) as batches:
@@ -145,7 +151,7 @@ def opened(
           config=config,
           workdir=workdir,
           mesh=mesh,
-          step_function=_step_function(config, architecture, transform, mesh),
+          step_function=_step_function(config, objective, transform, mesh),
           batches=batches,
           saved=saved,
           evaluation=evaluation,
@@ -164,12 +170,12 @@ def _check_batch_size(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh
 
 def _step_function(
   config: ml_collections.ConfigDict,
-  architecture: architectures.Architecture,
+  objective: architectures.Objective,
   transform: optax.GradientTransformation,
   mesh: jax.sharding.Mesh,
 ) -> train_step.StepFunction:
   return train_step.make_train_step(
-    architecture,
+    objective,
     transform,
     mesh,
     seed=config.seed,
@@ -186,7 +192,6 @@ def _start(
   logging.info("Config:\n%s", config)
   overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
   logging.info("Parameters:\n%s", overview)
-  _warn_of_mining(config, build.class_loss(config, dataset.train_stats))
   logging.info(
     "Training %d steps of %d images on %d x %s, %d process(es)",
     config.train.steps,
@@ -199,18 +204,6 @@ def _start(
     workdir.mkdir(parents=True, exist_ok=True)
     run_config.write(workdir, config)
     run_data.write(workdir, dataset)
-
-
-def _warn_of_mining(config: ml_collections.ConfigDict, class_loss: class_losses.ClassLoss) -> None:
-  mines = config.model.name == "deeplabv3plus" and config.loss.hard_pixel_fraction < 1
-  if mines and class_loss.favours_rare_classes:
-    logging.warning(
-      "config.loss.class_loss=%s together with config.loss.hard_pixel_fraction=%g favours rare "
-      "classes twice, which cost half of the mIoU where it was tried (docs/methods.md); "
-      "--config.loss.hard_pixel_fraction=1 takes all pixels.",
-      class_loss.name,
-      config.loss.hard_pixel_fraction,
-    )
 
 
 def _open_records(

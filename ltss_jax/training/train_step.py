@@ -18,11 +18,11 @@ StepFunction = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
 
 
 def _init_function(
-  architecture: architectures.Architecture, optimizer: optax.GradientTransformation
+  objective: architectures.Objective, optimizer: optax.GradientTransformation
 ) -> Callable[[int], TrainState]:
   def init(seed):
-    params, stats = architecture.init(jax.random.key(seed))
-    sums = {name: jnp.float32(0) for name in (*architecture.loss_terms, *STEP_TERMS)}
+    params, stats = objective.init(jax.random.key(seed))
+    sums = {name: jnp.float32(0) for name in (*objective.loss_terms, *STEP_TERMS)}
     zero = jnp.int32(0)
     return TrainState(zero, params, stats, optimizer.init(params), sums, zero, zero)
 
@@ -30,34 +30,32 @@ def _init_function(
 
 
 def init_state(
-  architecture: architectures.Architecture,
+  objective: architectures.Objective,
   optimizer: optax.GradientTransformation,
   seed: int,
   mesh: Mesh,
 ) -> TrainState:
   """Fresh state, replicated over the mesh; the same bits for the same seed on any mesh."""
-  init = _init_function(architecture, optimizer)
+  init = _init_function(objective, optimizer)
   return jax.jit(init, static_argnums=0, out_shardings=mesh_lib.replicated(mesh))(seed)
 
 
 def abstract_state(
-  architecture: architectures.Architecture, optimizer: optax.GradientTransformation, mesh: Mesh
+  objective: architectures.Objective, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
   """Shapes, types and placement of the state, without computing anything."""
   sharding = mesh_lib.replicated(mesh)
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-    jax.eval_shape(lambda: _init_function(architecture, optimizer)(0)),
+    jax.eval_shape(lambda: _init_function(objective, optimizer)(0)),
   )
 
 
-def _gradient_function(
-  architecture: architectures.Architecture, grad_accumulation: int
-) -> Callable:
+def _gradient_function(objective: architectures.Objective, grad_accumulation: int) -> Callable:
   """Function of (params, stats, batch, rng) that returns (new stats, (gradients, loss terms))."""
 
   def of_part(params, stats, batch, rng):
-    loss = jax.value_and_grad(architecture.loss, has_aux=True)
+    loss = jax.value_and_grad(objective.loss, has_aux=True)
     (_, (stats, terms)), grads = loss(params, stats, batch, rng)
     return stats, (grads, terms)
 
@@ -81,7 +79,7 @@ def _gradient_function(
 
 
 def make_train_step(
-  architecture: architectures.Architecture,
+  objective: architectures.Objective,
   optimizer: optax.GradientTransformation,
   mesh: Mesh,
   *,
@@ -93,7 +91,7 @@ def make_train_step(
   """Compiles on first use; the state is donated.
 
   Args:
-    architecture: model, loss.
+    objective: model and loss.
     optimizer: from `optimizer.make_optimizer`.
     mesh: with the axis "data", over which the batch is split.
     seed: of the run; dropout of step s draws from fold_in(key(seed), s).
@@ -109,7 +107,7 @@ def make_train_step(
     "grad_norm" before clipping and "skipped_steps"; what is not finite counts as 0) and
     `diverged_step` that outlive the state's donation.
   """
-  gradients = _gradient_function(architecture, grad_accumulation)
+  gradients = _gradient_function(objective, grad_accumulation)
 
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
     rng = jax.random.fold_in(jax.random.key(seed), state.step)

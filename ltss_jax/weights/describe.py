@@ -6,12 +6,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ltss_jax.architectures import SPECS
 from ltss_jax.models import mask2former, resnet, swin, vit
 from ltss_jax.weights import names
 
-_CLASS_EMBED = "sem_seg_head.predictor.class_embed.bias"
 _EMPTY_WEIGHT = "criterion.empty_weight"
-_CLASSIFIER = "sem_seg_head.predictor.bias"
+# Of every architecture: its layer with an output for each class.
+_CLASS_BIASES = {
+  model: names.official_name(model, f"{spec.class_layers[0]}/bias") for model, spec in SPECS.items()
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,17 +42,22 @@ def describe(arrays: Mapping[str, np.ndarray], class_head: str) -> Description:
     class_head: "softmax" or "seesaw", where a file without the loss's buffers does not tell.
   """
   backbone = _backbone(arrays)
-  if _CLASS_EMBED in arrays:
-    outputs = len(arrays[_CLASS_EMBED])
-    if names.COUNTS in arrays:
-      class_head = "seesaw"
-    elif _EMPTY_WEIGHT in arrays:
-      class_head = "softmax" if len(arrays[_EMPTY_WEIGHT]) == outputs else "seesaw"
-    num_classes = outputs - mask2former.CLASS_HEADS[class_head]
-    return Description("mask2former", backbone, class_head, num_classes)
-  if _CLASSIFIER in arrays:
-    return Description("deeplabv3plus", backbone, None, len(arrays[_CLASSIFIER]))
+  outputs = {model: arrays.get(name) for model, name in _CLASS_BIASES.items()}
+  for model, bias in outputs.items():
+    if bias is not None:
+      fields = {field.name for field in dataclasses.fields(SPECS[model].model_config)}
+      head = _class_head(arrays, len(bias), class_head) if "class_head" in fields else None
+      others = mask2former.CLASS_HEADS[head].num_others if head else 0
+      return Description(model, backbone, head, len(bias) - others)
   return Description(None, backbone, None, None)
+
+
+def _class_head(arrays: Mapping[str, np.ndarray], num_outputs: int, default: str) -> str:
+  if names.COUNTS in arrays:
+    return "seesaw"
+  if _EMPTY_WEIGHT in arrays:
+    return "softmax" if len(arrays[_EMPTY_WEIGHT]) == num_outputs else "seesaw"
+  return default
 
 
 def _backbone(arrays: Mapping[str, np.ndarray]) -> str | None:

@@ -5,14 +5,15 @@ from typing import Any
 
 import numpy as np
 
+from ltss_jax.architectures import SPECS
 from ltss_jax.weights import finite, names, report, trees
 from ltss_jax.weights.class_rows import ClassRows
 
 BACKBONE = "backbone"
 _NONFINITE_ADVICE = "take other weights, or another step of a run with --config.init.step=N"
 # Their shape follows from the number of classes.
-_CLASS_LAYERS = ("transformer_decoder/class_embed/", "classifier/", "pixel_head/classifier/")
-_SEESAW_COUNTS = ("transformer_decoder/seesaw_counts", "seesaw_counts")
+_CLASS_LAYERS = tuple(f"{path}/" for spec in SPECS.values() for path in spec.class_layers)
+_CLASS_COUNTS = tuple(spec.class_counts for spec in SPECS.values())
 # What backbones have beyond those that were trained on ImageNet: the norms of Swin's outputs, ViT's
 # pyramid and relative positions.
 _NOT_OF_IMAGENET = re.compile(
@@ -103,7 +104,7 @@ def _beside_a_backbone(path: str) -> bool:
 
 
 def _follows_classes(path: str) -> bool:
-  return path.startswith(_CLASS_LAYERS) or path in _SEESAW_COUNTS
+  return path.startswith(_CLASS_LAYERS) or path in _CLASS_COUNTS
 
 
 def _text(taken: int, afresh: list[str], unused: list[str]) -> str:

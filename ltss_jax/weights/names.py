@@ -8,44 +8,10 @@ import re
 
 import numpy as np
 
+from ltss_jax import architectures
+
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
-_DEEPLAB_HEAD = "sem_seg_head/decoder"
-_DEEPLABV3PLUS = (
-  (r"^aspp/image_pool", f"{_DEEPLAB_HEAD}/res5/project_conv/convs/4/1"),
-  (r"^aspp/branches/", f"{_DEEPLAB_HEAD}/res5/project_conv/convs/"),
-  (r"^aspp/project", f"{_DEEPLAB_HEAD}/res5/project_conv/project"),
-  (r"^low_level", f"{_DEEPLAB_HEAD}/res2/project_conv"),
-  (r"^fuse/", f"{_DEEPLAB_HEAD}/res2/fuse_conv/"),
-  (r"^classifier", "sem_seg_head/predictor"),
-)
-_PIXEL_DECODER = "sem_seg_head/pixel_decoder"
-_PREDICTOR = "sem_seg_head/predictor"
-_MASK2FORMER = (
-  (r"^pixel_decoder/input_proj/(\d+)/conv/", rf"{_PIXEL_DECODER}/input_proj/\1/0/"),
-  (r"^pixel_decoder/input_proj/(\d+)/norm/", rf"{_PIXEL_DECODER}/input_proj/\1/1/"),
-  (r"^pixel_decoder/level_embed$", f"{_PIXEL_DECODER}/transformer/level_embed"),
-  (r"^pixel_decoder/layers/", f"{_PIXEL_DECODER}/transformer/encoder/layers/"),
-  (r"^pixel_decoder/", f"{_PIXEL_DECODER}/"),
-  (
-    r"^transformer_decoder/cross_attention/(\d+)/attn/",
-    rf"{_PREDICTOR}/transformer_cross_attention_layers/\1/multihead_attn/",
-  ),
-  (
-    r"^transformer_decoder/self_attention/(\d+)/attn/",
-    rf"{_PREDICTOR}/transformer_self_attention_layers/\1/self_attn/",
-  ),
-  (
-    r"^transformer_decoder/(cross|self)_attention/",
-    rf"{_PREDICTOR}/transformer_\1_attention_layers/",
-  ),
-  (r"^transformer_decoder/ffn/", f"{_PREDICTOR}/transformer_ffn_layers/"),
-  (r"^transformer_decoder/mask_embed/", f"{_PREDICTOR}/mask_embed/layers/"),
-  (r"^transformer_decoder/(query_feat|query_embed|level_embed)$", rf"{_PREDICTOR}/\1/kernel"),
-  (r"^transformer_decoder/seesaw_counts$", "criterion/seesaw_loss/cum_samples"),
-  (r"^transformer_decoder/", f"{_PREDICTOR}/"),
-)
-_MODELS = {"deeplabv3plus": _DEEPLABV3PLUS, "mask2former": _MASK2FORMER}
 _EVERY_MODEL = (
   (r"^backbone/stem/", "backbone/stem/conv1/"),  # a ResNet's
   (r"/in_proj/kernel$", "/in_proj_weight"),
@@ -70,13 +36,13 @@ def official_name(model: str, path: str) -> str:
   """Names a leaf as the official checkpoint does.
 
   Args:
-    model: "mask2former" or "deeplabv3plus".
-    path: of a leaf in params or stats, with slashes: "backbone/res2/0/conv1/conv/kernel".
+    model: name of the architecture.
+    path: path of a leaf in params or stats, with slashes: "backbone/res2/0/conv1/conv/kernel".
 
   Returns:
     The official name: "backbone.res2.0.conv1.weight".
   """
-  for pattern, replacement in _MODELS[model]:
+  for pattern, replacement in architectures.SPECS[model].official_names:
     path, count = re.subn(pattern, replacement, path)
     if count:
       break

@@ -181,11 +181,9 @@ def test_a_run_knows_its_own_config(model, tmp_path):
   config = small_config()
   config.data.crop_size = 77
   devices = mesh_lib.data_mesh()
-  architecture = build.build_architecture(
-    config, num_classes=NUM_CLASSES, ignore_label=255, mesh=devices
-  )
-  transform = optimizer.make_optimizer(build.optimizer_config(config), architecture.decays)
-  abstract = train_step.abstract_state(architecture, transform, devices)
+  objective = build.build_objective(config, num_classes=NUM_CLASSES, ignore_label=255, mesh=devices)
+  transform = optimizer.make_optimizer(build.optimizer_config(config), objective.decays)
+  abstract = train_step.abstract_state(objective, transform, devices)
   zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract)
   state = jax.device_put(zeros, mesh_lib.replicated(devices))
   with checkpoint.Checkpoints(tmp_path / "checkpoints") as saved:

@@ -101,29 +101,48 @@ def test_classes_that_the_data_set_lacks():
     built(copy_paste="random", copy_paste_classes=(3, 59))
 
 
-def test_inference_needs_no_statistics_and_has_the_state_of_training():
-  for class_loss, has_counts in (("seesaw", True), ("balanced_softmax", False)):
+def test_inference_needs_no_statistics_and_has_no_state_of_the_loss():
+  for class_loss in ("seesaw", "balanced_softmax"):
     config = mhp_v2_lt.get_config("model=deeplabv3plus")
     config.loss.class_loss = class_loss
-    architecture = build.build_architecture(
-      config, num_classes=59, ignore_label=255, mesh=mesh_lib.data_mesh(), training=False
-    )
+    architecture = build.build_architecture(config, num_classes=59)
     _, stats = jax.eval_shape(lambda init=architecture.init: init(jax.random.key(0)))
-    assert ("seesaw_counts" in stats) == has_counts
-    with pytest.raises(ValueError, match="training=False"):
-      architecture.loss(None, None, None, None)
+    assert "seesaw_counts" not in stats
 
 
-@pytest.mark.parametrize(
-  ("field", "value"), [("loss.frequency_matcher", True), ("eval.logit_adjustment", 1.0)]
-)
-def test_methods_that_need_statistics_say_so(field, value):
+def objective(config, num_classes=59, stats=None):
+  mesh = mesh_lib.data_mesh(jax.devices()[:1])
+  return build.build_objective(
+    config, num_classes=num_classes, ignore_label=255, mesh=mesh, train_stats=stats
+  )
+
+
+def test_methods_that_need_statistics_say_so():
   config = mhp_v2_lt.get_config()
-  config.update_from_flattened_dict({field: value})
-  with pytest.raises(ValueError, match=f"config.{field}.*needs the class statistics"):
-    build.build_architecture(
-      config, num_classes=59, ignore_label=255, mesh=mesh_lib.data_mesh(), train_stats=None
-    )
+  config.eval.logit_adjustment = 1.0
+  with pytest.raises(ValueError, match="config.eval.logit_adjustment.*needs the class statistics"):
+    build.build_architecture(config, num_classes=59)
+  config.loss.frequency_matcher = True
+  with pytest.raises(ValueError, match="config.loss.frequency_matcher.*needs the class statistics"):
+    objective(config)
+  config.loss.class_loss = "balanced_softmax"
+  with pytest.raises(ValueError, match="class_loss 'balanced_softmax' needs the class counts"):
+    objective(config)
+
+
+@pytest.mark.parametrize("model", ["mask2former", "deeplabv3plus"])
+def test_training_may_compute_in_bfloat16_while_prediction_does_not(model):
+  config = shapes_config(model, {"model.dtype": "bfloat16"})
+  training, architecture = objective(config, 5), build.build_architecture(config, num_classes=5)
+  weights = jax.eval_shape(architecture.init, jax.random.key(0))
+  batch = {
+    "image": np.zeros((2, 64, 64, 3), np.float32),
+    "label": np.zeros((2, 64, 64), np.uint8),
+    "classes": np.zeros((2, 16), np.int32),
+    "dropped_classes": np.zeros(2, np.int32),
+  }
+  assert "bf16" in str(jax.make_jaxpr(training.loss)(*weights, batch, jax.random.key(0)))
+  assert "bf16" not in str(jax.make_jaxpr(architecture.predict)(*weights, batch["image"]))
 
 
 CONFIGS = {"ade20k_full": ade20k_full, "coco_stuff_lt": coco_stuff_lt, "mhp_v2_lt": mhp_v2_lt}
@@ -206,7 +225,7 @@ def of_label(name, logits, label, counts):
   ("model", "counts"),
   [("mask2former", STATS.images_with_class), ("deeplabv3plus", STATS.pixel_share_sum)],
 )
-@pytest.mark.parametrize("name", class_losses.NAMES)
+@pytest.mark.parametrize("name", class_losses.CLASS_LOSSES)
 def test_fields_of_the_class_losses_arrive_with_the_right_counts(name, model, counts):
   config = shapes_config(model, CLASS_LOSS_FIELDS | {"loss.class_loss": name})
   loss = build.class_loss(config, STATS)
@@ -215,20 +234,14 @@ def test_fields_of_the_class_losses_arrive_with_the_right_counts(name, model, co
     assert (loss.seesaw_p, loss.seesaw_q) == (0.9, 0.6)
     return
   label = np.arange(5)
-  value, weight = class_losses.weighted_loss(loss, np.float32([LOGITS] * 5), label)
+  value, weight = loss(np.float32([LOGITS] * 5), label)
   expected = [of_label(name, LOGITS, i, counts) for i in label]
   np.testing.assert_allclose(value * weight, expected, rtol=1e-5)  # float32
 
 
 def with_fixed_logits(config, path, logits):
-  """(architecture, weights that are all 0, but for the bias which makes all the class logits)."""
-  architecture = build.build_architecture(
-    config,
-    num_classes=5,
-    ignore_label=255,
-    mesh=mesh_lib.data_mesh(jax.devices()[:1]),
-    train_stats=STATS,
-  )
+  """(config, weights that are all 0, but for the bias which makes all the class logits)."""
+  architecture = build.build_architecture(config, num_classes=5, train_stats=STATS)
   shapes = jax.eval_shape(architecture.init, jax.random.key(0))
   params, stats = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
   layer = params
@@ -236,12 +249,15 @@ def with_fixed_logits(config, path, logits):
     layer = layer[part]
   assert layer["bias"].shape == logits.shape
   layer["bias"][:] = logits
-  return architecture, params, stats
+  return config, params, stats
 
 
-def loss_and_prediction(architecture, params, stats, batch):
+def loss_and_prediction(config, params, stats, batch):
+  training = objective(config, 5, STATS)
+  architecture = build.build_architecture(config, num_classes=5, train_stats=STATS)
+
   def both(params, stats, batch):
-    _, (_, terms) = architecture.loss(params, stats, batch, jax.random.key(0))
+    _, (_, terms) = training.loss(params, stats, batch, jax.random.key(0))
     return terms, architecture.predict(params, stats, batch["image"])
 
   return jax.jit(both)(params, stats, batch)

@@ -8,9 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from ltss_jax import architectures, checkpoint, mesh as mesh_lib
+from ltss_jax import checkpoint, mesh as mesh_lib
+from ltss_jax.architectures import deeplabv3plus
 from ltss_jax.losses import class_losses
-from ltss_jax.models import deeplabv3plus
+from ltss_jax.models import deeplabv3plus as model_lib
 from ltss_jax.training import train_step
 from tests import recipes
 
@@ -26,14 +27,9 @@ IGNORED = 255
 COUNTS = np.array([90, 4, 30, 0, 1])
 
 
-def architecture(name="seesaw", config=SMALL, **options):
-  return architectures.deeplabv3plus_architecture(
-    config,
-    hard_pixel_fraction=0.2,
-    ignore_label=IGNORED,
-    class_loss=recipes.class_loss(name, counts=COUNTS),
-    **options,
-  )
+def objective(name="seesaw", config=SMALL):
+  loss = recipes.pixel_loss(class_loss=recipes.class_loss(name, counts=COUNTS))
+  return deeplabv3plus.objective(config, loss)
 
 
 def labels(seed, batch=2, side=16):
@@ -71,7 +67,7 @@ def literal_loss(logits, label, counts, p, q):
 
 
 def test_seesaw_is_a_literal_reference_over_steps():
-  seesaw, model = architecture(), deeplabv3plus.functions(SMALL)
+  seesaw, model = objective(), model_lib.functions(SMALL)
   params, stats = seesaw.init(jax.random.key(0))
   # Large weights, so that wrong answers are confident and both factors play.
   params["classifier"]["kernel"] *= 1000
@@ -81,7 +77,7 @@ def test_seesaw_is_a_literal_reference_over_steps():
   @jax.jit
   def full_logits(params, stats, rng):
     logits, _ = model.apply(params, stats, image, train=True, rng=rng)
-    return deeplabv3plus.full_resolution(logits, 16, 16)
+    return model_lib.full_resolution(logits, 16, 16)
 
   counts = np.zeros(5)
   for i in range(5):
@@ -110,7 +106,7 @@ TRANSFORM = optax.sgd(1e-3)
 def fresh_state():
   """In host memory: initialisation takes as long to compile as a step."""
   mesh = mesh_lib.data_mesh(jax.devices()[:1])
-  return jax.device_get(train_step.init_state(architecture(), TRANSFORM, 0, mesh))
+  return jax.device_get(train_step.init_state(objective(), TRANSFORM, 0, mesh))
 
 
 def test_counts_are_of_the_global_batch_on_any_number_of_devices(fresh_state):
@@ -121,7 +117,7 @@ def test_counts_are_of_the_global_batch_on_any_number_of_devices(fresh_state):
     mesh = mesh_lib.data_mesh(jax.devices()[:devices])
     state = jax.device_put(fresh_state, mesh_lib.replicated(mesh))
     step = train_step.make_train_step(
-      architecture(), TRANSFORM, mesh, seed=0, log_every_steps=1, max_nonfinite_steps=1
+      objective(), TRANSFORM, mesh, seed=0, log_every_steps=1, max_nonfinite_steps=1
     )
     batch = mesh_lib.put_batch({"image": image, "label": label}, mesh)
     for _ in range(3):
@@ -143,7 +139,7 @@ def accumulating():
   """(mesh, step in two parts, batch)."""
   mesh = mesh_lib.data_mesh(jax.devices()[:1])
   options = dict(seed=0, log_every_steps=1, max_nonfinite_steps=0, grad_accumulation=2)
-  step = train_step.make_train_step(architecture(), TRANSFORM, mesh, **options)
+  step = train_step.make_train_step(objective(), TRANSFORM, mesh, **options)
   image = np.random.default_rng(1).uniform(0, 255, (4, 16, 16, 3)).astype(np.float32)
   batch = mesh_lib.put_batch({"image": image, "label": labels(0, batch=4)}, mesh)
   return mesh, step, batch
@@ -164,7 +160,7 @@ def test_a_resumed_seesaw_training_continues_with_the_same_bits(
   accumulating, fresh_state, tmp_path
 ):
   mesh, step, batch = accumulating
-  abstract = train_step.abstract_state(architecture(), TRANSFORM, mesh)
+  abstract = train_step.abstract_state(objective(), TRANSFORM, mesh)
   state = jax.device_put(fresh_state, mesh_lib.replicated(mesh))
   state, _ = step(state, batch)
   with checkpoint.Checkpoints(tmp_path / "checkpoints") as saved:
@@ -180,10 +176,10 @@ def test_a_resumed_seesaw_training_continues_with_the_same_bits(
   jax.tree.map(np.testing.assert_array_equal, resumed, state)
 
 
-@pytest.mark.parametrize("name", class_losses.NAMES)
+@pytest.mark.parametrize("name", class_losses.CLASS_LOSSES)
 def test_every_loss_in_bfloat16_and_without_labels(name):
   """With one compilation: the statistics of a step fit into the next."""
-  option = architecture(name, dataclasses.replace(SMALL, dtype="bfloat16"))
+  option = objective(name, dataclasses.replace(SMALL, dtype="bfloat16"))
   params, stats = option.init(jax.random.key(0))
   image = jax.random.normal(jax.random.key(1), (2, 16, 16, 3))
   step = jax.jit(jax.value_and_grad(option.loss, has_aux=True))
@@ -202,14 +198,27 @@ def test_every_loss_in_bfloat16_and_without_labels(name):
 
 def test_inference_needs_no_counts_and_takes_the_prior_off():
   prior = np.array([2.0, 0, -1, 0, 0], np.float32)
-  seesaw, adjusted = architecture(), architecture(inference_log_prior=prior)
-  params, stats = seesaw.init(jax.random.key(0))
+  plain, adjusted = deeplabv3plus.architecture(SMALL), deeplabv3plus.architecture(SMALL, prior)
+  params, stats = objective().init(jax.random.key(0))
   image = jax.random.normal(jax.random.key(1), (1, 32, 32, 3))
-  logits = seesaw.predict(params, stats, image)
+  logits = plain.predict(params, stats, image)
   without = {name: value for name, value in stats.items() if name != "seesaw_counts"}
-  np.testing.assert_array_equal(seesaw.predict(params, without, image), logits)
+  np.testing.assert_array_equal(plain.predict(params, without, image), logits)
   np.testing.assert_array_equal(adjusted.predict(params, stats, image), logits - prior)
   # At full size as well: interpolation keeps constants, to float32 rounding.
-  full = seesaw.score_blocks(logits[0], (32, 32))(0, 5)
+  full = plain.score_blocks(logits[0], (32, 32))(0, 5)
   shifted = adjusted.score_blocks((logits - prior)[0], (32, 32))(0, 5)
   np.testing.assert_allclose(shifted, full - prior, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", class_losses.CLASS_LOSSES)
+def test_losses_that_favour_rare_classes_are_warned_about_with_mining(caplog, name):
+  loss = recipes.class_loss(name, counts=COUNTS)
+  for fraction in (0.2, 1.0):
+    caplog.clear()
+    with caplog.at_level("WARNING", "absl"):
+      settings = recipes.pixel_loss(class_loss=loss, hard_pixel_fraction=fraction)
+      deeplabv3plus.objective(SMALL, settings)
+    warned = "favours rare classes twice" in caplog.text
+    assert warned == (loss.favours_rare_classes and fraction < 1)
+    assert not warned or f"config.loss.class_loss={name} " in caplog.text

@@ -10,7 +10,7 @@ import pytest
 
 from kernels import ms_deform_attn
 from ltss_jax import architectures, checkpoint, mesh as mesh_lib, optimizer
-from ltss_jax.models import mask2former
+from ltss_jax.architectures import mask2former
 from ltss_jax.results import metrics
 from ltss_jax.training import train_step
 from tests import recipes
@@ -31,16 +31,9 @@ def small_config(**fields):
   return recipes.mask2former_of(NUM_CLASSES, backbone, **(shape | widths | fields))
 
 
-def architecture(mesh, matcher="scipy", config=None, num_points=128, **fields):
-  return architectures.mask2former_architecture(
-    config or small_config(),
-    recipes.criterion(num_points=num_points, matcher=matcher),
-    max_targets=4,
-    ignore_label=255,
-    mesh=mesh,
-    pixel_head_weight=1.0,
-    **fields,
-  )
+def objective(mesh, matcher="scipy", config=None, num_points=128):
+  loss = recipes.mask2former_loss(num_points=num_points, matcher=matcher)
+  return mask2former.objective(config or small_config(), loss, mesh)
 
 
 def batch(size=8, side=64):
@@ -68,13 +61,13 @@ TRANSFORM = optax.sgd(1e-3)
 def fresh_state():
   """In host memory: initialisation takes as long to compile as a step."""
   mesh = mesh_lib.data_mesh(jax.devices()[:1])
-  return jax.device_get(train_step.init_state(architecture(mesh), TRANSFORM, 0, mesh))
+  return jax.device_get(train_step.init_state(objective(mesh), TRANSFORM, 0, mesh))
 
 
 def training_step(devices, matcher, **fields):
   """(model, training step that compiles on first use, mesh)."""
   mesh = mesh_lib.data_mesh(jax.devices()[:devices])
-  model = architecture(mesh, matcher, small_config(**fields))
+  model = objective(mesh, matcher, small_config(**fields))
   step = train_step.make_train_step(model, TRANSFORM, mesh, **OPTIONS)
   return model, step, mesh
 
@@ -138,9 +131,9 @@ def test_kernels_run_under_the_mesh_as_plain_xla_does(kernel, fresh_state, expec
   assert "all-gather" not in compiled[0].as_text()
 
 
-def test_a_kernel_that_cannot_run_here_is_refused(one_device):
+def test_a_kernel_that_cannot_run_here_is_refused():
   with pytest.raises(ValueError, match="'pallas_tpu' needs the backend 'tpu'"):
-    architecture(one_device[1], config=small_config(deformable_attention="pallas_tpu"))
+    mask2former.architecture(small_config(deformable_attention="pallas_tpu"))
 
 
 def test_a_training_step_has_exactly_one_host_callback(four_devices):
@@ -186,7 +179,7 @@ def test_logits_that_are_not_finite_are_counted_and_the_step_is_skipped(one_devi
 
 
 def test_weight_decay_leaves_out_norms_embeddings_and_position_tables():
-  model = architecture(mesh_lib.data_mesh())
+  model = objective(mesh_lib.data_mesh())
   params, _ = jax.eval_shape(model.init, jax.random.key(0))
   paths = [
     jax.tree_util.keystr(path, simple=True, separator="/")
@@ -202,26 +195,19 @@ def test_weight_decay_leaves_out_norms_embeddings_and_position_tables():
   assert model.decays("backbone/blocks/0/attn/rel_pos_h")
 
 
-ALL_METHODS = recipes.criterion(
+ALL_METHODS = recipes.mask2former_loss(
   num_points=128,
   class_loss=recipes.class_loss("seesaw"),
   query_numbers=(1, 1, 2, 3, 1),
   ignored_pixels="left_out",
-  ignore_label=255,
 )
 
 
 def with_all_methods(devices):
-  """(mesh, architecture, step) with a Seesaw head, repeated targets and a pixel head."""
+  """(mesh, objective, step) with a Seesaw head, repeated targets and a pixel head."""
   mesh = mesh_lib.data_mesh(jax.devices()[:devices])
-  model = architectures.mask2former_architecture(
-    small_config(class_head="seesaw", pixel_head=True),
-    ALL_METHODS,
-    max_targets=4,
-    ignore_label=255,
-    mesh=mesh,
-    pixel_head_weight=1.0,
-  )
+  config = small_config(class_head="seesaw", pixel_head=True)
+  model = mask2former.objective(config, ALL_METHODS, mesh)
   step = train_step.make_train_step(model, TRANSFORM, mesh, **OPTIONS)
   return mesh, model, step
 
@@ -232,7 +218,7 @@ def counts_of(state):
 
 @pytest.fixture(scope="module")
 def trained():
-  """{number of devices: (mesh, architecture, step, state after three steps, each step's terms)}."""
+  """{number of devices: (mesh, objective, step, state after three steps, each step's terms)}."""
   results, fresh = {}, None
   for devices in (1, 4):
     mesh, model, step = with_all_methods(devices)
@@ -293,23 +279,23 @@ def test_a_resumed_training_continues_with_the_same_bits_and_counts(trained, tmp
 
 def test_a_seesaw_head_predicts_and_trains_with_its_loss_alone():
   mesh = mesh_lib.data_mesh(jax.devices()[:1])
-  model = architecture(mesh, config=small_config(class_head="seesaw"))
+  config = small_config(class_head="seesaw")
+  model, training = mask2former.architecture(config), objective(mesh, config=config)
   params, stats = jax.eval_shape(model.init, jax.random.key(0))
   assert stats["transformer_decoder"]["seesaw_counts"].shape == (NUM_CLASSES + 1,)
   prediction = jax.eval_shape(model.predict, params, stats, jnp.zeros((2, 64, 96, 3)))
   assert prediction["class_scores"].shape == (2, 12, NUM_CLASSES)
   data = dict(batch(2), image=jnp.zeros((2, 64, 64, 3)))
   with pytest.raises(ValueError, match=r"class_head='seesaw'.*--config\.loss\.class_loss=seesaw"):
-    model.loss(params, stats, data, jax.random.key(0))
+    training.loss(params, stats, data, jax.random.key(0))
 
 
 def test_logit_adjustment_shifts_the_classes_and_not_no_object(fresh_state):
-  mesh = mesh_lib.data_mesh(jax.devices()[:1])
   log_prior = np.array([2.0, -1.0, 0.0, 0.5, -3.0], np.float32)
   image = architectures.normalize(batch(1)["image"])
   plain, adjusted = (
     np.asarray(jax.jit(model.predict)(fresh_state.params, fresh_state.stats, image)["class_scores"])
-    for model in (architecture(mesh), architecture(mesh, inference_log_prior=log_prior))
+    for model in (mask2former.architecture(small_config(), prior) for prior in (None, log_prior))
   )  # [1, Q, C]
   shifted = plain * np.exp(-log_prior)
   no_object = 1 - plain.sum(-1, keepdims=True)
@@ -318,20 +304,11 @@ def test_logit_adjustment_shifts_the_classes_and_not_no_object(fresh_state):
   np.testing.assert_allclose(adjusted, expected, atol=1e-5)  # float32 probabilities
 
 
-def test_training_may_compute_in_bfloat16_while_prediction_does_not():
-  mesh = mesh_lib.data_mesh(jax.devices()[:1])
-  config = mask2former.with_dtype(small_config(), "bfloat16")
-  model = architecture(mesh, config=config)
-  weights = jax.eval_shape(model.init, jax.random.key(0))
-  data = dict(batch(2), image=jnp.zeros((2, 64, 64, 3)))
-  assert "bf16" in str(jax.make_jaxpr(model.loss)(*weights, data, jax.random.key(0)))
-  assert "bf16" not in str(jax.make_jaxpr(model.predict)(*weights, data["image"]))
-
-
 @pytest.mark.slow
 def test_it_overfits_eight_images():
   data, mesh = batch(), mesh_lib.data_mesh(jax.devices()[:1])
-  model = architecture(mesh, num_points=512)
+  model = objective(mesh, num_points=512)
+  inference = mask2former.architecture(small_config())
   recipe = recipes.optimizer(learning_rate=2e-3, steps=500, backbone_multiplier=1.0, clip_norm=0.1)
   transform = optimizer.make_optimizer(recipe, model.decays)
   state = train_step.init_state(model, transform, 0, mesh)
@@ -339,7 +316,7 @@ def test_it_overfits_eight_images():
   for _ in range(recipe.steps):
     state, _ = step(state, mesh_lib.put_batch(data, mesh))
   image = architectures.normalize(data["image"])
-  prediction = jax.jit(model.predict)(state.params, state.stats, image)
-  scores = jax.vmap(lambda p: model.score_blocks(p, (64, 64))(0, NUM_CLASSES))(prediction)
+  prediction = jax.jit(inference.predict)(state.params, state.stats, image)
+  scores = jax.vmap(lambda p: inference.score_blocks(p, (64, 64))(0, NUM_CLASSES))(prediction)
   counts = metrics.confusion_matrix(data["label"], np.asarray(scores.argmax(-1)), NUM_CLASSES, 255)
   assert metrics.segmentation_scores(counts).miou > 0.9

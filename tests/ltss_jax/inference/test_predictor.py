@@ -29,16 +29,7 @@ def colour_architecture():
     assert scores.shape[:2] == size
     return lambda start, count: jax.lax.dynamic_slice_in_dim(scores, start, count, axis=-1)
 
-  return architectures.Architecture(
-    NUM_CLASSES,
-    None,
-    None,
-    (),
-    predict=predict,
-    score_blocks=score_blocks,
-    decays=None,
-    max_targets=0,
-  )
+  return architectures.Architecture(NUM_CLASSES, None, predict, score_blocks)
 
 
 @pytest.fixture(scope="module")
@@ -148,10 +139,7 @@ def test_counts_do_not_depend_on_devices_processes_or_batches(source, variables,
 def test_a_network_counts_the_same_however_it_is_spread(source, model):
   """Real networks round; labels depend on it only where two classes are all but equal."""
   architecture = build.build_architecture(
-    shapes_lt.get_config(f"model={model}"),
-    num_classes=NUM_CLASSES,
-    ignore_label=255,
-    mesh=mesh_lib.data_mesh(jax.devices()[:1]),
+    shapes_lt.get_config(f"model={model}"), num_classes=NUM_CLASSES
   )
   variables = architecture.init(jax.random.key(0))
   options = {"architecture": architecture, "min_size": 48}

@@ -6,7 +6,7 @@ import pytest
 
 from configs import common
 from input_pipeline import prepared
-from ltss_jax import build, checkpoint, mesh as mesh_lib
+from ltss_jax import build, checkpoint
 from ltss_jax.inference import restore
 
 
@@ -43,9 +43,7 @@ def model():
   config = common.get_config()
   common.apply_variants(config, "model=deeplabv3plus,backbone=resnet_small")
   config.model.aspp_channels = config.model.decoder_channels = 8
-  architecture = build.build_architecture(
-    config, num_classes=3, ignore_label=255, mesh=mesh_lib.data_mesh(), training=False
-  )
+  architecture = build.build_architecture(config, num_classes=3)
   shapes = jax.eval_shape(architecture.init, jax.random.key(0))
   return config, architecture, *jax.tree.map(lambda s: np.ones(s.shape, s.dtype), shapes)
 
@@ -97,3 +95,19 @@ def test_a_step_of_a_run_that_is_not_finite_is_refused(model, tmp_path):
   source, advice = f"step 2 of {tmp_path}", "take an earlier step with --config.eval.step=N"
   with pytest.raises(ValueError, match=MESSAGE.format(source, advice)):
     restore.of_run(config, tmp_path, architecture, METADATA)
+
+
+def test_what_training_alone_uses_may_be_missing(tmp_path):
+  config = common.get_config()
+  common.apply_variants(config, "model=mask2former,backbone=resnet_small")
+  config.model.pixel_head = True
+  architecture = build.build_architecture(config, num_classes=3)
+  shapes = jax.eval_shape(architecture.init, jax.random.key(0))
+  params, stats = jax.tree.map(lambda s: np.ones(s.shape, s.dtype), shapes)
+  info = {"contents": "model", "num_classes": 3, "model": config.model.to_dict()}
+  head = params.pop("pixel_head")
+  checkpoint.save_weights(tmp_path / "weights", params, stats, info)
+  restored, _ = restore.of_directory(config, tmp_path / "weights", architecture)
+  assert jax.tree.structure(restored["pixel_head"]) == jax.tree.structure(head)
+  assert not any(np.any(leaf) for leaf in jax.tree.leaves(restored["pixel_head"]))
+  np.testing.assert_array_equal(restored["pixel_decoder"]["level_embed"], 1)

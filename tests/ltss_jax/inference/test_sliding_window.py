@@ -24,16 +24,7 @@ def window_architecture():
       prediction["scores"], start, count, axis=-1
     )
 
-  return architectures.Architecture(
-    NUM_CLASSES,
-    None,
-    None,
-    (),
-    predict=predict,
-    score_blocks=score_blocks,
-    decays=None,
-    max_targets=0,
-  )
+  return architectures.Architecture(NUM_CLASSES, None, predict, score_blocks)
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 20), st.integers(1, 20))

@@ -11,12 +11,10 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
-from ltss_jax.losses.class_losses import ClassLoss
 from ltss_jax.losses.mask_criterion import (
   Targets,
   criterion_sums,
   running_counts,
-  seesaw_losses,
   total_loss,
 )
 from tests import recipes
@@ -293,17 +291,6 @@ def test_counts_grow_from_the_final_prediction_on():
   matches = np.array([[1, 0], [2, 5], [10, 100]], np.float32)  # the last one is the final one
   counts = running_counts(np.array([1000, 2000], np.float32), matches)
   np.testing.assert_array_equal(counts, [[1011, 2100], [1013, 2105], [1010, 2100]])
-
-
-def test_the_seesaw_term_by_hand():
-  config = recipes.criterion(class_loss=ClassLoss("seesaw", seesaw_p=1.0, seesaw_q=1.0))
-  classes = np.log(np.float32([1, 4, 3]))
-  logits = np.array([[[[*classes, 0, np.log(3)], [*classes, np.log(3), 0]]]], np.float32)
-  label = np.array([[[0, 3]]])  # the second query has no target
-  sums = seesaw_losses(config, logits, label, np.array([[8.0, 2.0, 9.0]]))
-  # S = (1, 1, 3), as in test_seesaw.py; objectness: both have the probability 1/4.
-  expected = [np.log(1 + 4 + 9)], [1], [2 * np.log(4)]
-  np.testing.assert_allclose(sums, expected, rtol=1e-6)  # float32 logarithms
 
 
 def test_a_head_for_another_number_of_classes_is_refused(four_images):

@@ -18,14 +18,16 @@ from tests import recipes
 IGNORED, NUM_CLASSES = 255, 6
 PREDICTIONS, IMAGES, QUERIES, TARGETS = 3, 2, 8, 5
 COUNTS = np.array([900, 40, 3, 0, 12, 100])
-NAMES = [name for name in class_losses.NAMES if name != "seesaw"]
+NAMES = [name for name in class_losses.CLASS_LOSSES if name != "seesaw"]
+# No factor of a loss is 1.
+PARAMETERS = dict(
+  logit_adjustment_tau=1.5, class_balanced_beta=0.99, focal_gamma=1.5, seesaw_p=0.9, seesaw_q=0.7
+)
 
 
 def make_config(name, **fields):
-  """No factor of a loss is 1; one class has as many columns as there are queries."""
-  loss = class_losses.make_class_loss(
-    name, counts=COUNTS, tau=1.5, beta=0.99, focal_gamma=1.5, seesaw_p=0.9, seesaw_q=0.7
-  )
+  """One class has as many columns as there are queries."""
+  loss = recipes.class_loss(name, COUNTS, **PARAMETERS)
   numbers = (1, 3, 2, 9, 1, 4)
   fields |= dict(num_points=40, class_loss=loss, query_numbers=numbers, ignore_label=IGNORED)
   return recipes.criterion(**fields)
@@ -86,7 +88,7 @@ def on_ignored(config, label, at):
 
 def match(config, class_logits, masks, label, classes, at):
   """{query: target} of one image, of [Q, K] and [h, w, Q]."""
-  if config.is_seesaw:
+  if config.class_loss.name == "seesaw":
     probability = softmax(class_logits[:, :-2]) * softmax(class_logits[:, -2:])[:, :1]
   else:
     probability = softmax(class_logits)
@@ -119,7 +121,7 @@ def class_term(config, class_logits, label, counts, seen):
     if loss.name == "class_balanced":
       weight *= np.append(loss.class_weights, 1)[i]
     if loss.name in ("balanced_softmax", "logit_adjustment"):
-      tau = loss.tau if loss.name == "logit_adjustment" else 1
+      tau = loss.logit_adjustment_tau if loss.name == "logit_adjustment" else 1
       z = z + tau * np.append(loss.log_prior, 0)
     p = softmax(z)[i]
     factor = (1 - p) ** loss.focal_gamma if loss.name == "focal" else 1
@@ -249,6 +251,11 @@ def test_the_class_term_of_every_loss_equals_the_reference(name):
   config, rng = make_config(name), np.random.default_rng(1)
   logits = 2 * rng.standard_normal((PREDICTIONS, IMAGES, QUERIES, NUM_CLASSES + 1))
   label = rng.integers(0, NUM_CLASSES + 1, logits.shape[:-1])
-  total, weight = mask_criterion.class_losses(config, logits.astype(np.float32), label)
+  total, weight, _ = config.class_head.loss_sums(
+    config.class_loss,
+    logits.astype(np.float32),
+    label,
+    no_object_weight=config.no_object_weight,
+  )
   expected = [class_term(config, z, y, None, None) for z, y in zip(logits, label, strict=True)]
   np.testing.assert_allclose(total / weight, expected, rtol=1e-5)  # float32 sums of 16 queries

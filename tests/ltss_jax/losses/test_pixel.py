@@ -65,7 +65,7 @@ def test_all_pixels_ignored_is_zero_and_finite():
   assert np.isfinite(gradient).all()
 
 
-every_loss = pytest.mark.parametrize("name", class_losses.NAMES)
+every_loss = pytest.mark.parametrize("name", class_losses.CLASS_LOSSES)
 COUNTS = np.array([5000, 70, 3, 0])
 
 

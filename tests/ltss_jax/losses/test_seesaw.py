@@ -10,6 +10,12 @@ from ltss_jax.losses import seesaw
 P, Q = 1.2, 1.0
 
 
+def seesaw_loss(logits, label, counts, p, q):
+  value, weight = seesaw.Seesaw(seesaw_p=p, seesaw_q=q)(logits, label, counts)
+  assert (weight == 1).all()
+  return value
+
+
 def reference_factors(logits, label, counts, p=P, q=Q):
   """S_ij of one sample, from the definition, in float64."""
   probability = np.exp(logits - logits.max(), dtype=np.float64)
@@ -39,9 +45,7 @@ def test_five_steps_equal_the_definition():
   """Counts grow before the loss of every step, as in training."""
   rng = np.random.default_rng(0)
   ours = theirs = np.zeros(7)
-  step = jax.jit(
-    jax.value_and_grad(lambda x, label, n: seesaw.seesaw_loss(x, label, n, P, Q).sum())
-  )
+  step = jax.jit(jax.value_and_grad(lambda x, label, n: seesaw_loss(x, label, n, P, Q).sum()))
   for _ in range(5):
     label = rng.choice(7, 20, p=[0.5, 0.25, 0.15, 0.07, 0.02, 0.01, 0])
     logits = 3 * rng.standard_normal((20, 7)).astype(np.float32)
@@ -61,7 +65,7 @@ def test_by_hand():
   logits, counts = np.log([1.0, 4.0, 3.0]), np.array([8.0, 2.0, 9.0])
   factors = seesaw.log_factors(jnp.array(logits), jnp.array(0), jnp.array(counts), 1.0, 1.0)
   np.testing.assert_allclose(np.exp(factors), [1, 1, 3], rtol=1e-5)  # float32 logarithms
-  loss = seesaw.seesaw_loss(jnp.array(logits), jnp.array(0), jnp.array(counts), 1.0, 1.0)
+  loss = seesaw_loss(jnp.array(logits), jnp.array(0), jnp.array(counts), 1.0, 1.0)
   np.testing.assert_allclose(loss, np.log(1 + 4 + 9), rtol=1e-6)
 
 
@@ -71,7 +75,7 @@ def test_the_floor_by_hand():
   logits = np.log([1.0, 4.0, 20.0, 975.0])
   factors = seesaw.log_factors(jnp.array(logits), jnp.array(0), jnp.zeros(4), 1.0, 1.0)
   np.testing.assert_allclose(np.exp(factors), [1, 1, 2, 97.5], rtol=1e-5)  # float32 logarithms
-  loss = seesaw.seesaw_loss(jnp.array(logits), jnp.array(0), jnp.zeros(4), 1.0, 1.0)
+  loss = seesaw_loss(jnp.array(logits), jnp.array(0), jnp.zeros(4), 1.0, 1.0)
   np.testing.assert_allclose(loss, np.log(1 + 4 + 2 * 20 + 97.5 * 975), rtol=1e-6)
 
 
@@ -81,16 +85,14 @@ def test_many_classes_and_small_logits_equal_the_definition():
   logits = 0.3 * rng.standard_normal((12, 847)).astype(np.float32)
   logits[6:, :2] += [6, 7]  # half of the samples have two wrong answers that are compensated
   label, counts = rng.integers(2, 847, 12), np.zeros(847)
-  value, gradient = jax.value_and_grad(lambda x: seesaw.seesaw_loss(x, label, counts, 0, Q).sum())(
-    logits
-  )
+  value, gradient = jax.value_and_grad(lambda x: seesaw_loss(x, label, counts, 0, Q).sum())(logits)
   expected = [reference(row, i, counts, 0, Q) for row, i in zip(logits, label, strict=True)]
   # Round-off of float32 sums of 847 exponentials.
   np.testing.assert_allclose(value, sum(loss for loss, _ in expected), rtol=1e-5)
   np.testing.assert_allclose(gradient, [g for _, g in expected], atol=2e-6)
   # Nothing to compensate for and no counts: the cross-entropy.
   plain = jax.nn.logsumexp(logits[:6], axis=-1) - logits[np.arange(6), label[:6]]
-  found = seesaw.seesaw_loss(logits[:6], label[:6], counts, 0, Q)
+  found = seesaw_loss(logits[:6], label[:6], counts, 0, Q)
   np.testing.assert_allclose(found, plain, rtol=1e-6)
 
 
@@ -98,7 +100,7 @@ def test_without_exponents_it_is_cross_entropy():
   logits = np.random.default_rng(1).standard_normal((9, 5)).astype(np.float32)
   label, counts = np.arange(9) % 5, np.arange(5.0)
   plain = -jax.nn.log_softmax(logits)[np.arange(9), label]
-  np.testing.assert_allclose(seesaw.seesaw_loss(logits, label, counts, 0, 0), plain, rtol=1e-6)
+  np.testing.assert_allclose(seesaw_loss(logits, label, counts, 0, 0), plain, rtol=1e-6)
 
 
 @pytest.mark.parametrize("counts", [[0, 0, 0], [0, 5, 1e12]])
@@ -107,7 +109,7 @@ def test_classes_without_a_sample_and_extreme_logits_stay_finite(counts):
   label = jnp.array([1, 0, 0])
 
   def total(logits):
-    return seesaw.seesaw_loss(logits, label, jnp.array(counts), P, Q).sum()
+    return seesaw_loss(logits, label, jnp.array(counts), P, Q).sum()
 
   value, gradient = jax.value_and_grad(total)(logits)
   assert np.isfinite(value) and np.all(np.isfinite(gradient))
@@ -116,8 +118,6 @@ def test_classes_without_a_sample_and_extreme_logits_stay_finite(counts):
 def test_it_computes_in_float32():
   logits = jnp.array([[1.0, 2.0, 3.0]], jnp.bfloat16)
   label, counts = jnp.array([0]), jnp.array([4.0, 2.0, 1.0])
-  loss = seesaw.seesaw_loss(logits, label, counts, P, Q)
+  loss = seesaw_loss(logits, label, counts, P, Q)
   assert loss.dtype == jnp.float32
-  np.testing.assert_array_equal(
-    loss, seesaw.seesaw_loss(logits.astype(jnp.float32), label, counts, P, Q)
-  )
+  np.testing.assert_array_equal(loss, seesaw_loss(logits.astype(jnp.float32), label, counts, P, Q))

@@ -250,11 +250,9 @@ def test_a_run_predicts_as_its_weights_do(weights, images, tmp_path):
   directory, params, stats = weights
   config = small_config("deeplabv3plus")
   devices = mesh.data_mesh()
-  architecture = build.build_architecture(
-    config, num_classes=NUM_CLASSES, ignore_label=255, mesh=devices
-  )
-  transform = optimizer.make_optimizer(build.optimizer_config(config), architecture.decays)
-  abstract = train_step.abstract_state(architecture, transform, devices)
+  objective = build.build_objective(config, num_classes=NUM_CLASSES, ignore_label=255, mesh=devices)
+  transform = optimizer.make_optimizer(build.optimizer_config(config), objective.decays)
+  abstract = train_step.abstract_state(objective, transform, devices)
   zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract)
   state = jax.device_put(zeros, mesh.replicated(devices))
   last = jax.device_put((params, stats, np.int32(8)), mesh.replicated(devices))
@@ -274,6 +272,7 @@ def test_a_run_predicts_as_its_weights_do(weights, images, tmp_path):
   # What training alone depends on may differ from the run's.
   config.optimizer.name, config.optimizer.clip_norm = "adamw", 1.0
   metadata = dataset.class_metadata(config)
+  architecture = build.build_architecture(config, num_classes=NUM_CLASSES)
   _, best, _ = restore.of_run(config, workdir, architecture, metadata)
   assert not np.any(best["classifier"]["kernel"])  # step 3's
   config.model.aspp_channels = 16
@@ -314,22 +313,9 @@ def test_weights_of_another_model_are_refused(weights, images, tmp_path):
 def test_what_training_alone_needs_may_differ(weights):
   config = small_config("deeplabv3plus")
   config.model.dtype, config.model.aspp_dropout, config.model.max_targets = "bfloat16", 0.5, 3
-  architecture = build.build_architecture(
-    config, num_classes=NUM_CLASSES, ignore_label=255, mesh=mesh.data_mesh()
-  )
+  architecture = build.build_architecture(config, num_classes=NUM_CLASSES)
   params, _ = restore.of_directory(config, weights[0], architecture)
   np.testing.assert_array_equal(params["classifier"]["kernel"], weights[1]["classifier"]["kernel"])
-
-
-def test_what_training_alone_uses_may_be_missing(weights):
-  config = small_config("deeplabv3plus")
-  config.loss.class_loss = "seesaw"
-  architecture = build.build_architecture(
-    config, num_classes=NUM_CLASSES, ignore_label=255, mesh=mesh.data_mesh()
-  )
-  params, stats = restore.of_directory(config, weights[0], architecture)
-  np.testing.assert_array_equal(params["classifier"]["kernel"], weights[1]["classifier"]["kernel"])
-  np.testing.assert_array_equal(stats["seesaw_counts"], np.zeros(NUM_CLASSES))
 
 
 def test_nothing_is_written_where_something_is_missing(weights, images, tmp_path):

@@ -36,11 +36,9 @@ def start(config, num_classes=3, names=None):
   names = names or [f"class {i}" for i in range(num_classes)]
   num_classes = len(names)
   mesh = mesh_lib.data_mesh(jax.devices()[:2])
-  architecture = build.build_architecture(
-    config, num_classes=num_classes, ignore_label=255, mesh=mesh
-  )
+  objective = build.build_objective(config, num_classes=num_classes, ignore_label=255, mesh=mesh)
   transform = optax.adam(1e-3)
-  return initial_state.initial_state(config, dataset(names), architecture, transform, mesh)
+  return initial_state.initial_state(config, dataset(names), objective, transform, mesh)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from ltss_jax import architectures, mesh as mesh_lib
+from ltss_jax.architectures import deeplabv3plus
 from ltss_jax.models import functional, layers
 from ltss_jax.training import train_step
 from tests import recipes
@@ -25,7 +26,7 @@ SMALL = recipes.deeplabv3plus_of(
 )
 
 
-def linear_architecture():
+def linear_objective():
   """A per-pixel linear classifier with plain mean loss: small enough to differentiate by hand."""
 
   def loss(params, stats, batch, rng):
@@ -34,13 +35,10 @@ def linear_architecture():
     value = jnp.mean((score - batch["label"]) ** 2)
     return value, ({"seen": stats["seen"] + score.shape[0]}, {"loss": value})
 
-  return architectures.Architecture(
-    num_classes=1,
+  return architectures.Objective(
     init=lambda key: ({"head": {"kernel": jnp.ones(3)}}, {"seen": jnp.int32(0)}),
     loss=loss,
     loss_terms=("loss",),
-    predict=lambda params, stats, image: image,
-    score_blocks=lambda prediction, size: lambda start, count: prediction,
     decays=lambda path: True,
     max_targets=0,
   )
@@ -54,12 +52,12 @@ def batch(size=8, side=32, num_classes=5):
   }
 
 
-def run(architecture, data, steps, devices=1, rate=0.1, **options):
+def run(objective, data, steps, devices=1, rate=0.1, **options):
   mesh = mesh_lib.data_mesh(jax.devices()[:devices])
   transform = optax.sgd(rate)
-  state = train_step.init_state(architecture, transform, 0, mesh)
+  state = train_step.init_state(objective, transform, 0, mesh)
   options = {"seed": 0, "log_every_steps": 2, "max_nonfinite_steps": 0} | options
-  step = train_step.make_train_step(architecture, transform, mesh, **options)
+  step = train_step.make_train_step(objective, transform, mesh, **options)
   history = []
   for _ in range(steps):
     state, metrics = step(state, mesh_lib.put_batch(data, mesh))
@@ -69,7 +67,7 @@ def run(architecture, data, steps, devices=1, rate=0.1, **options):
 
 def test_one_step_by_hand():
   data = batch(2, 4)
-  state, (metrics,) = run(linear_architecture(), data, 1)
+  state, (metrics,) = run(linear_objective(), data, 1)
   x = np.asarray(architectures.normalize(data["image"])).reshape(-1, 3)
   residual = x.sum(1) - data["label"].ravel()
   gradient = 2 * (residual[:, None] * x).mean(0)
@@ -90,14 +88,14 @@ def test_images_are_normalised_with_imagenets_mean_and_deviation():
 
 
 def test_metric_sums_start_anew_after_each_log_step():
-  _, history = run(linear_architecture(), batch(2, 4), 3, rate=0.0, log_every_steps=2)
+  _, history = run(linear_objective(), batch(2, 4), 3, rate=0.0, log_every_steps=2)
   one = history[0]["sums"]["loss"]
   np.testing.assert_allclose([h["sums"]["loss"] for h in history], [one, 2 * one, one], rtol=1e-6)
 
 
 def test_accumulation_averages_gradients_and_passes_statistics_on():
-  plain, _ = run(linear_architecture(), batch(8, 4), 2, devices=2)
-  accumulated, _ = run(linear_architecture(), batch(8, 4), 2, devices=2, grad_accumulation=4)
+  plain, _ = run(linear_objective(), batch(8, 4), 2, devices=2)
+  accumulated, _ = run(linear_objective(), batch(8, 4), 2, devices=2, grad_accumulation=4)
   np.testing.assert_allclose(
     accumulated.params["head"]["kernel"], plain.params["head"]["kernel"], rtol=1e-5
   )
@@ -107,13 +105,13 @@ def test_accumulation_averages_gradients_and_passes_statistics_on():
 def test_steps_that_are_not_finite_change_nothing_and_the_limit_is_remembered():
   # A rate this large overflows float32 within a few steps, and then every loss does.
   options = dict(rate=1e12, max_nonfinite_steps=2, log_every_steps=100)
-  _, history = run(linear_architecture(), batch(2, 4), 8, **options)
+  _, history = run(linear_objective(), batch(2, 4), 8, **options)
   skipped = [int(h["sums"]["skipped_steps"]) for h in history]
   first = skipped.index(1) + 1  # number of the first step that was skipped
   assert first > 1 and skipped[first - 1 :] == list(range(1, 8 - first + 2))
   assert [int(h["diverged_step"]) for h in history] == [0] * (first + 1) + [first + 2] * (7 - first)
-  before, _ = run(linear_architecture(), batch(2, 4), first - 1, **options)
-  after, after_history = run(linear_architecture(), batch(2, 4), first + 1, **options)
+  before, _ = run(linear_objective(), batch(2, 4), first - 1, **options)
+  after, after_history = run(linear_objective(), batch(2, 4), first + 1, **options)
   for name in ("params", "stats", "opt_state"):
     jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(before, name))
   assert int(after.step) == first + 1
@@ -125,9 +123,9 @@ def test_finite_steps_between_set_the_count_back():
   bad = {**data, "label": np.full((2, 4, 4), np.inf, np.float32)}
   good = {**data, "label": data["label"].astype(np.float32)}
   mesh, transform = mesh_lib.data_mesh(jax.devices()[:1]), optax.sgd(0.1)
-  state = train_step.init_state(linear_architecture(), transform, 0, mesh)
+  state = train_step.init_state(linear_objective(), transform, 0, mesh)
   step = train_step.make_train_step(
-    linear_architecture(), transform, mesh, seed=0, log_every_steps=9, max_nonfinite_steps=2
+    linear_objective(), transform, mesh, seed=0, log_every_steps=9, max_nonfinite_steps=2
   )
   counts = []
   for inputs in (bad, bad, good, bad, bad, bad):
@@ -138,11 +136,9 @@ def test_finite_steps_between_set_the_count_back():
 
 
 def test_one_and_four_devices_agree_and_statistics_are_of_the_global_batch():
-  architecture = architectures.deeplabv3plus_architecture(
-    SMALL, hard_pixel_fraction=0.2, ignore_label=255, class_loss=recipes.CROSS_ENTROPY
-  )
-  one, history_one = run(architecture, batch(), 2, devices=1, rate=1e-3, log_every_steps=1)
-  four, history_four = run(architecture, batch(), 2, devices=4, rate=1e-3, log_every_steps=1)
+  objective = deeplabv3plus.objective(SMALL, recipes.pixel_loss())
+  one, history_one = run(objective, batch(), 2, devices=1, rate=1e-3, log_every_steps=1)
+  four, history_four = run(objective, batch(), 2, devices=4, rate=1e-3, log_every_steps=1)
   for a, b in zip(history_one, history_four, strict=True):
     # Sums over the batch in another order, float32.
     np.testing.assert_allclose(a["sums"]["loss"], b["sums"]["loss"], rtol=1e-5)
@@ -161,7 +157,7 @@ class Normalised(nnx.Module):
     return self.norm(image, train=train)
 
 
-def batch_norm_architecture():
+def batch_norm_objective():
   model = functional.functional(Normalised)
 
   def loss(params, stats, batch, rng):
@@ -170,7 +166,7 @@ def batch_norm_architecture():
     value = jnp.mean(out**2)
     return value, (stats, {"loss": value})
 
-  return dataclasses.replace(linear_architecture(), init=model.init, loss=loss)
+  return dataclasses.replace(linear_objective(), init=model.init, loss=loss)
 
 
 @pytest.mark.parametrize(("devices", "parts"), [(1, 1), (4, 1), (1, 2), (4, 2)])
@@ -178,7 +174,7 @@ def test_running_variance_is_unbiased_over_the_global_batch(devices, parts):
   """Over each slice of it in turn, with accumulation. Eight images of one pixel: n is small."""
   data = batch(8, 1)
   state, _ = run(
-    batch_norm_architecture(), data, 1, devices=devices, rate=0.0, grad_accumulation=parts
+    batch_norm_objective(), data, 1, devices=devices, rate=0.0, grad_accumulation=parts
   )
   x = np.asarray(architectures.normalize(data["image"]), np.float64).reshape(8, 3)
   variance = np.ones(3)
@@ -188,18 +184,14 @@ def test_running_variance_is_unbiased_over_the_global_batch(devices, parts):
 
 
 def test_initial_state_does_not_depend_on_the_mesh():
-  architecture = architectures.deeplabv3plus_architecture(
-    SMALL, hard_pixel_fraction=0.2, ignore_label=255, class_loss=recipes.CROSS_ENTROPY
-  )
+  objective = deeplabv3plus.objective(SMALL, recipes.pixel_loss())
   states = [
-    train_step.init_state(
-      architecture, optax.sgd(0.1), 5, mesh_lib.data_mesh(jax.devices()[:devices])
-    )
+    train_step.init_state(objective, optax.sgd(0.1), 5, mesh_lib.data_mesh(jax.devices()[:devices]))
     for devices in (1, 4)
   ]
   jax.tree.map(np.testing.assert_array_equal, *states)
   abstract = train_step.abstract_state(
-    architecture, optax.sgd(0.1), mesh_lib.data_mesh(jax.devices()[:1])
+    objective, optax.sgd(0.1), mesh_lib.data_mesh(jax.devices()[:1])
   )
   jax.tree.map(lambda a, b: np.testing.assert_equal(a.shape, b.shape), abstract, states[0])
 

@@ -9,7 +9,7 @@ from etils import epath
 
 from configs import common, validation
 from input_pipeline import class_stats, class_tables
-from ltss_jax import build, checkpoint, mesh as mesh_lib
+from ltss_jax import build, checkpoint
 from ltss_jax.dataset import Dataset
 from ltss_jax.inference import restore
 from ltss_jax.workdir import run_config
@@ -108,15 +108,11 @@ def changed(model, field):
 
 def model_of(config):
   """The dataclass that makes the model."""
-  if config.model.name == "mask2former":
-    return build.model._mask2former_config(config, 59)
-  return build.model._deeplabv3plus_config(config, 59)
+  return build.model.model_config(config, 59)
 
 
 def architecture(config):
-  return build.build_architecture(
-    config, num_classes=59, ignore_label=255, mesh=mesh_lib.data_mesh(), training=False
-  )
+  return build.build_architecture(config, num_classes=59)
 
 
 def reaches(model):
