@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from configs import common, validation
-from input_pipeline import copy_paste, pipeline
+from input_pipeline import copy_paste, pipeline, transforms
 from ltss_jax import optimizer
 from ltss_jax.inference import test_time_augmentation
 from ltss_jax.losses import class_losses, criterion_types, matching
@@ -32,6 +32,7 @@ FILLED = (
   mask2former.Mask2FormerConfig,
   optimizer.OptimizerConfig,
   pipeline.TrainPipelineConfig,
+  transforms.Augmentation,
   pixel_decoder.PixelDecoderConfig,
   transformer_decoder.TransformerDecoderConfig,
   test_time_augmentation.ViewOptions,
