@@ -6,7 +6,8 @@ import pathlib
 
 import pytest
 
-from configs import common, validation
+from configs import common
+from configs.fields import field_names
 from input_pipeline import copy_paste, pipeline, transforms
 from ltss_jax import optimizer
 from ltss_jax.inference import test_time_augmentation
@@ -66,7 +67,7 @@ OTHER_THINGS = {
 def config_values():
   """Last part of a field's name -> the defaults of all fields that end in it."""
   config, values = common.get_config(), {}
-  for field in validation.field_names(config):
+  for field in field_names(config):
     values.setdefault(field.rpartition(".")[2], []).append(config[field])
   return values
 
@@ -138,14 +139,14 @@ def test_every_number_of_the_config_has_a_range():
   config = common.get_config()
   numbers = {
     field
-    for field in validation.field_names(config)
+    for field in field_names(config)
     if isinstance(config[field], int | float) and not isinstance(config[field], bool)
   }
-  assert numbers == set(validation.RANGES)
+  assert numbers == set(common.RANGES)
 
 
 def test_the_choices_are_those_that_the_library_has():
-  choices = validation.CHOICES
+  choices = common.CHOICES
   assert choices["loss.class_loss"] == class_losses.NAMES
   assert choices["loss.matcher"] == tuple(matching.BACKENDS)
   assert choices["model.class_head"] == tuple(mask2former.CLASS_HEADS)

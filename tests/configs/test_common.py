@@ -5,7 +5,8 @@ import pathlib
 import ml_collections
 import pytest
 
-from configs import common, validation
+from configs import common, flags
+from configs.fields import field_names
 from kernels.ms_deform_attn import IMPLEMENTATIONS
 from ltss_jax.models import backbones, mask2former
 
@@ -67,10 +68,9 @@ def all_variants() -> list[str]:
 
 
 def test_every_config_file_is_listed():
-  no_configs = {"__init__", "common", "derive", "flags", "validation", "variants"}
-  files = {path.stem for path in pathlib.Path(common.__file__).parent.glob("*.py")} - no_configs
-  assert files == set(CONFIG_FILES)
-  assert set(CONFIG_FILES) == set(validation.CHOICES["data.name"])
+  files = {path.stem for path in pathlib.Path(common.__file__).parent.glob("*.py")}
+  assert files - flags._NO_CONFIG_FILES == set(CONFIG_FILES)
+  assert set(CONFIG_FILES) == set(common.CHOICES["data.name"])
 
 
 @pytest.mark.parametrize("name", CONFIG_FILES)
@@ -95,15 +95,15 @@ def test_every_config_and_variant_is_valid(name):
 @pytest.mark.parametrize("name", CONFIG_FILES)
 def test_every_config_has_the_same_fields_with_the_same_types(name):
   config, defaults = build(name), common.get_config()
-  names = validation.field_names(config)
-  assert names == validation.field_names(defaults)
+  names = field_names(config)
+  assert names == field_names(defaults)
   assert PROMISED_FIELDS <= set(names)
   assert {n: type(config[n]) for n in names} == {n: type(defaults[n]) for n in names}
 
 
 def test_every_number_and_choice_is_checked():
   config = common.get_config()
-  unchecked = set(validation.field_names(config)) - set(validation.CHOICES) - set(validation.RANGES)
+  unchecked = set(field_names(config)) - set(common.CHOICES) - set(common.RANGES)
   # Free text, switches, and the two fields with a check of their own.
   assert unchecked == {
     "data.dir",
@@ -133,13 +133,13 @@ def test_every_number_and_choice_is_checked():
 
 
 def test_choices_are_what_the_models_offer():
-  assert set(validation.CHOICES["model.backbone"]) == set(backbones.NAMES)
+  assert set(common.CHOICES["model.backbone"]) == set(backbones.NAMES)
 
 
 def test_implementations_of_deformable_attention_are_those_of_the_kernels():
-  assert validation.CHOICES["model.deformable_attention"] == ("auto", *IMPLEMENTATIONS)
-  assert set(validation.CHOICES["model.backbone_norm"]) == set(backbones.NORMS)
-  assert set(validation.CHOICES["model.class_head"]) == set(mask2former.CLASS_HEADS)
+  assert common.CHOICES["model.deformable_attention"] == ("auto", *IMPLEMENTATIONS)
+  assert set(common.CHOICES["model.backbone_norm"]) == set(backbones.NORMS)
+  assert set(common.CHOICES["model.class_head"]) == set(mask2former.CLASS_HEADS)
 
 
 @pytest.mark.parametrize("model", ["mask2former", "deeplabv3plus"])
@@ -288,7 +288,7 @@ METHOD_FIELDS = {
 
 
 def flat(config: ml_collections.ConfigDict) -> dict:
-  return {field: config[field] for field in validation.field_names(config)}
+  return {field: config[field] for field in field_names(config)}
 
 
 @pytest.mark.parametrize("model", common.VARIANTS["model"])

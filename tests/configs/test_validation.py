@@ -2,7 +2,8 @@ import math
 
 import pytest
 
-from configs import common, shapes_lt, validation
+from configs import common, shapes_lt
+from configs.fields import field_names
 
 
 @pytest.mark.parametrize(
@@ -257,7 +258,7 @@ def test_folder_needs_a_root():
 
 
 def test_field_names_are_dotted():
-  names = validation.field_names(common.get_config())
+  names = field_names(common.get_config())
   assert names == sorted(names)
   assert {"seed", "optimizer.learning_rate"} <= set(names)
   assert "optimizer" not in names

@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 from etils import epath
 
-from configs import common, validation
+from configs import common
+from configs.fields import field_names
 from input_pipeline import class_stats, class_tables
 from ltss_jax import build, checkpoint, mesh as mesh_lib
 from ltss_jax.dataset import Dataset
 from ltss_jax.inference import restore
 from ltss_jax.workdir import run_config
 
-MODELS = validation.CHOICES["model.name"]
+MODELS = common.CHOICES["model.name"]
 TABLE = class_tables.load_class_table("mhp_v2_lt")
-FIELDS = validation.field_names(common.get_config())
+FIELDS = field_names(common.get_config())
 
 # What may change when a run goes on: it reaches neither the model nor the loss, the optimizer or
 # the stream of batches, but for how many workers make the batches ready.
@@ -95,8 +96,8 @@ def config_of(model, **fields):
 def changed(model, field):
   """The config with another value of one field."""
   value = config_of(model)[field]
-  if field in validation.CHOICES:
-    other = next(choice for choice in validation.CHOICES[field] if choice != value)
+  if field in common.CHOICES:
+    other = next(choice for choice in common.CHOICES[field] if choice != value)
   elif isinstance(value, bool):
     other = not value
   elif isinstance(value, tuple):
