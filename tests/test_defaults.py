@@ -135,16 +135,6 @@ def f(a, num_workers=0, *, tau=None, beta=0.5, flip=False): pass
   assert contradictions(source) == [" A.prefetch", " f.num_workers", " f.beta"]
 
 
-def test_every_number_of_the_config_has_a_range():
-  config = common.get_config()
-  numbers = {
-    field
-    for field in field_names(config)
-    if isinstance(config[field], int | float) and not isinstance(config[field], bool)
-  }
-  assert numbers == set(common.RANGES)
-
-
 def test_the_choices_are_those_that_the_library_has():
   choices = common.CHOICES
   assert choices["loss.class_loss"] == class_losses.NAMES
