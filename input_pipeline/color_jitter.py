@@ -52,18 +52,18 @@ class ColorJitter:
   a faster operation does.
 
   Attributes:
+    exact: saturation and hue each convert to HSV and back, as in the release. False: together; in
+      photographs values differ by less than 0.5 on average, and by some units at most.
     brightness: largest shift, in 8-bit values.
     contrast, saturation: range of the factor.
     hue: largest shift, in units of 2 degrees.
-    exact: saturation and hue each convert to HSV and back, as in the release. False: together; in
-      photographs values differ by less than 0.5 on average, and by some units at most.
   """
 
+  exact: bool
   brightness: float = 32.0
   contrast: tuple[float, float] = (0.5, 1.5)
   saturation: tuple[float, float] = (0.5, 1.5)
   hue: int = 18
-  exact: bool = True
 
   def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     """Returns the example with other colours."""

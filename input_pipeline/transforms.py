@@ -88,8 +88,8 @@ class ResizeShortestEdge:
 
   base_size: int
   max_size: int
-  min_factor: float = 0.5
-  max_factor: float = 2.0
+  min_factor: float
+  max_factor: float
 
   def __post_init__(self):
     if not self.sizes or self.sizes[0] < 1 or self.max_size < 1:
@@ -101,7 +101,7 @@ class ResizeShortestEdge:
 
   @property
   def sizes(self) -> list[int]:
-    """Shorter sides to draw from, in pixels (16 of them by default)."""
+    """Shorter sides to draw from, in pixels."""
     # The multiples of 0.1 between both; what they lack to one is rounding.
     first, last = math.ceil(10 * self.min_factor - 1e-6), math.floor(10 * self.max_factor + 1e-6)
     factors = range(first, last + 1)
@@ -137,7 +137,7 @@ class RandomCrop:
 
   size: int
   ignore_label: int
-  max_category_share: float = 1.0
+  max_category_share: float
 
   def __call__(self, example: Example, rng: np.random.Generator) -> Example:
     """Returns a window of the example."""
@@ -200,7 +200,7 @@ class DecodeScaledCrop:
 
   resize: ResizeShortestEdge
   crop: RandomCrop
-  exact: bool = True
+  exact: bool
 
   def __call__(self, example: Example, rng: np.random.Generator) -> Example:
     """Returns a window of the example, decoded and resized."""

@@ -8,7 +8,7 @@ import pytest
 
 from configs import common
 from configs.fields import field_names
-from input_pipeline import copy_paste, pipeline, transforms
+from input_pipeline import color_jitter, copy_paste, pipeline, transforms
 from ltss_jax import optimizer
 from ltss_jax.inference import test_time_augmentation
 from ltss_jax.losses import class_losses, criterion_types, matching
@@ -27,16 +27,20 @@ PACKAGES = ("ltss_jax", "input_pipeline", "kernels")
 FILLED = (
   backbones.BackboneConfig,
   class_losses.ClassLoss,
+  color_jitter.ColorJitter,
   copy_paste.CopyPaste,
   criterion_types.CriterionConfig,
   deeplabv3plus.DeepLabV3PlusConfig,
   mask2former.Mask2FormerConfig,
   optimizer.OptimizerConfig,
   pipeline.TrainPipelineConfig,
-  transforms.Augmentation,
   pixel_decoder.PixelDecoderConfig,
   transformer_decoder.TransformerDecoderConfig,
   test_time_augmentation.ViewOptions,
+  transforms.Augmentation,
+  transforms.DecodeScaledCrop,
+  transforms.RandomCrop,
+  transforms.ResizeShortestEdge,
 )
 # Names that a field of the config has in the library -> that of the field.
 OTHER_NAMES = {
@@ -49,6 +53,7 @@ OTHER_NAMES = {
   "classes": "copy_paste_classes",
   "min_scale": "copy_paste_min_scale",
   "max_scale": "copy_paste_max_scale",
+  "exact": "exact_pixels",
 }
 # Defaults under the name of a field that they are not the default of.
 OTHER_THINGS = {

@@ -39,14 +39,14 @@ def code(label):
 
 class TestResizeShortestEdge:
   def test_sizes_of_the_release(self):
-    sizes = transforms.ResizeShortestEdge(512, 2048).sizes
+    sizes = transforms.ResizeShortestEdge(512, 2048, 0.5, 2.0).sizes
     # Mask2Former's MIN_SIZE_TRAIN for crops of 512.
     assert sizes == [int(x * 0.1 * 512) for x in range(5, 21)]
     assert (sizes[0], sizes[5], sizes[-1], len(sizes)) == (256, 512, 1024, 16)
 
   def test_draws_uniformly(self):
     example = {"image": np.zeros((10, 12, 3), np.uint8), "label": np.zeros((10, 12), np.uint8)}
-    transform = transforms.ResizeShortestEdge(40, 1000)
+    transform = transforms.ResizeShortestEdge(40, 1000, 0.5, 2.0)
     rng = np.random.default_rng(0)
     drawn = [transform(example, rng)["label"].shape[0] for _ in range(1600)]
     counts = [drawn.count(size) for size in transform.sizes]
@@ -95,7 +95,7 @@ class TestResizeShortestEdge:
     with pytest.raises(ValueError, match="min_factor=2.0, max_factor=0.5"):
       transforms.ResizeShortestEdge(64, 100, 2.0, 0.5)
     with pytest.raises(ValueError, match="base_size=1"):
-      transforms.ResizeShortestEdge(1, 100)
+      transforms.ResizeShortestEdge(1, 100, 0.5, 2.0)
 
 
 class TestRandomCrop:
@@ -103,21 +103,23 @@ class TestRandomCrop:
     example = encoded_in_blocks(50, 70, block=3)
     rng = np.random.default_rng(0)
     for _ in range(20):
-      crop = transforms.RandomCrop(32, IGNORE)(example, rng)
+      crop = transforms.RandomCrop(32, IGNORE, 1.0)(example, rng)
       assert crop["label"].shape == (32, 32)
       np.testing.assert_array_equal(crop["image"], code(crop["label"]))
 
   def test_takes_the_whole_extent_of_a_smaller_side(self):
-    crop = transforms.RandomCrop(32, IGNORE)(random_example(0, 20, 60), np.random.default_rng(0))
+    crop = transforms.RandomCrop(32, IGNORE, 1.0)(
+      random_example(0, 20, 60), np.random.default_rng(0)
+    )
     assert crop["image"].shape == (20, 32, 3)
     example = random_example(0, 20, 30)
-    crop = transforms.RandomCrop(32, IGNORE)(example, np.random.default_rng(0))
+    crop = transforms.RandomCrop(32, IGNORE, 1.0)(example, np.random.default_rng(0))
     np.testing.assert_array_equal(crop["image"], example["image"])
 
   def test_offsets_are_uniform_and_independent(self):
     label = np.arange(100, dtype=np.uint8).reshape(10, 10)
     example = {"image": np.zeros((10, 10, 3), np.uint8), "label": label}
-    crop, rng = transforms.RandomCrop(5, IGNORE), np.random.default_rng(1)
+    crop, rng = transforms.RandomCrop(5, IGNORE, 1.0), np.random.default_rng(1)
     corners = np.array([crop(example, rng)["label"][0, 0] for _ in range(3600)])
     counts = np.bincount(corners, minlength=100).reshape(10, 10)
     assert counts[:6, :6].sum() == 3600  # Both offsets lie in 0 .. 5, the last one included.
@@ -128,7 +130,7 @@ class TestRandomCrop:
     label[:, 32:] = 1
     label[:, :4] = IGNORE
     example = {"image": code(label), "label": label}
-    limited, free = transforms.RandomCrop(8, IGNORE, 0.75), transforms.RandomCrop(8, IGNORE)
+    limited, free = transforms.RandomCrop(8, IGNORE, 0.75), transforms.RandomCrop(8, IGNORE, 1.0)
     rng = np.random.default_rng(0)
     shares = []
     for transform in (limited, free):
@@ -213,9 +215,9 @@ class TestPadTo:
 
 def test_same_seed_gives_the_same_example_and_inputs_are_left_alone():
   chain = [
-    transforms.ResizeShortestEdge(32, 200),
-    transforms.RandomCrop(32, IGNORE),
-    color_jitter.ColorJitter(),
+    transforms.ResizeShortestEdge(32, 200, 0.5, 2.0),
+    transforms.RandomCrop(32, IGNORE, 1.0),
+    color_jitter.ColorJitter(exact=True),
     transforms.RandomFlip(((1, 2),)),
     transforms.PadTo(32, IGNORE),
   ]
