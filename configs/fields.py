@@ -105,7 +105,7 @@ def check(config: ml_collections.ConfigDict, valid: Mapping[str, tuple | Range])
   """Checks values one by one.
 
   Args:
-    config: whose fields are checked.
+    config: config to check.
     valid: dotted name of each field -> its valid values.
 
   Raises:

@@ -35,13 +35,13 @@ class TrainPipelineConfig:
 
   Attributes:
     batch_size: B, images in a global batch (over all processes).
-    seed: of order and augmentation; not negative.
-    augmentation: of every image; makes S, the height and width of the examples in pixels.
+    seed: seed of order and augmentation, not negative.
+    augmentation: settings of the transforms; its crop_size is S, height and width of the examples.
     num_workers: worker processes; 0 prepares batches in threads of this process.
     prefetch: batches prepared ahead, by all threads or workers together (each worker at least 1).
-    max_targets: T, how many present classes are listed per image; 0 lists none.
-    class_counts: of every class in the training set; where more than T classes are present in a
-      crop, the most frequent are left out of the list.
+    max_targets: T, number of present classes listed per image; 0 lists none.
+    class_counts: count of each class in the training set; where a crop has more than T classes, the
+      most frequent are left out of the list.
     repeat_factors: mean number of repeats of each record in an epoch, float [N]; None samples
       uniformly, each record once in an epoch.
     copy_paste: how regions of a second image are pasted; None: not at all. The second image is
@@ -168,8 +168,8 @@ def present_classes(
 
   Args:
     label: [H, W] integers; a value that is no class (the ignore label) is not listed.
-    max_targets: T, how many may be listed.
-    class_counts: [C], of each class in the whole training set.
+    max_targets: T, largest number listed.
+    class_counts: [C], count of each class in the whole training set.
 
   Returns:
     (int32 [T] ascending, -1 behind the last; int32 number of classes left out).

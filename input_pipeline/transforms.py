@@ -155,9 +155,9 @@ class RandomCrop:
     """Draws the window of a crop.
 
     Args:
-      height: of the example in pixels.
-      width: of the example in pixels.
-      label_in: gives the label of a window.
+      height: height of the example in pixels.
+      width: width of the example in pixels.
+      label_in: function from a window to its label.
       rng: source of randomness.
 
     Returns:
@@ -223,7 +223,7 @@ class RandomFlip:
 
   Attributes:
     flip_pairs: (a, b) train ids that swap. All other values, the ignore label among them, stay.
-    probability: of a flip.
+    probability: probability of a flip.
   """
 
   flip_pairs: Sequence[tuple[int, int]] = ()

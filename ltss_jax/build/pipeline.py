@@ -58,9 +58,9 @@ def train_pipeline_config(
   """The sampling, augmentation and batching of `config.data`.
 
   Args:
-    config: resolved.
-    dataset: that it names.
-    max_targets: as the architecture has it.
+    config: resolved config.
+    dataset: prepared data set of `config.data.name`.
+    max_targets: T of the architecture.
 
   Raises:
     ValueError: `config.data.copy_paste_classes` names a class that the data set lacks.
