@@ -22,8 +22,9 @@ from absl import app
 from PIL import Image
 
 from configs import coco_stuff
-from input_pipeline import class_stats, copy_paste, pipeline, repeat_factor
+from input_pipeline import class_stats, copy_paste, pipeline, repeat_factor, transforms
 from input_pipeline.raw import record
+from ltss_jax.build.fields import fields_of
 
 HEIGHT, WIDTH, CROP, NUM_CLASSES, IGNORE = 480, 640, 512, 171, 255
 _RECORDS, _IMAGES, _REPETITIONS = 48, 16, 12
@@ -166,23 +167,17 @@ _PASTE = copy_paste.CopyPaste(
 )
 
 
-def _config(source: Records, **changes) -> pipeline.TrainPipelineConfig:
+def _config(source: Records, *, exact: bool = False, **changes) -> pipeline.TrainPipelineConfig:
   """The recipe of COCO-Stuff, repeat factor sampling on."""
   factors = 1 + np.random.default_rng(0).exponential(0.3, len(source))
   data = coco_stuff.get_config().data
+  augmentation = fields_of(transforms.Augmentation, data)
+  augmentation |= {"crop_size": CROP, "base_size": CROP, "ignore_label": IGNORE}
+  augmentation |= {"exact_pixels": exact}
   config = pipeline.TrainPipelineConfig(
     batch_size=_IMAGES,
     seed=0,
-    crop_size=CROP,
-    base_size=CROP,
-    max_size=data.max_size,
-    ignore_label=IGNORE,
-    min_factor=data.min_factor,
-    max_factor=data.max_factor,
-    max_category_share=data.max_category_share,
-    color_jitter=data.color_jitter,
-    flip=data.flip,
-    exact_pixels=data.exact_pixels,
+    augmentation=transforms.Augmentation(**augmentation),
     num_workers=0,
     prefetch=data.prefetch,
     max_targets=64,
@@ -217,7 +212,7 @@ def one_core(source: Records) -> None:
       "8-bit HSV": _baseline_batch(source, saturation_and_hue=_saturation_and_hue, **options),
     }
     for name, exact in (("default", False), ("exact_pixels=True", True)):
-      config = _config(source, copy_paste=paste, exact_pixels=exact)
+      config = _config(source, copy_paste=paste, exact=exact)
       candidates[name] = pipeline.TrainBatches(source, config).__getitem__
     times = {name: [] for name in candidates}
     for number in range(_REPETITIONS):

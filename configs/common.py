@@ -1,4 +1,4 @@
-"""Every field once, with its default and its unit; what the config files share.
+"""Every field once: its default, its valid values and its unit; what the config files share.
 
 The defaults are the Mask2Former recipe that the public release of "Frequency-based Matcher for
 Long-tailed Semantic Segmentation" (IEEE TMM 2024) uses for all of its data sets: AdamW, learning
@@ -10,11 +10,27 @@ differs for its model or for a method against long tails.
 
 import ml_collections
 
+from configs import validation
 from configs.derive import finalize
-from configs.validation import validate
+from configs.fields import (
+  COUNT,
+  COUNT_OR_0,
+  NOT_NEGATIVE,
+  POSITIVE,
+  PROBABILITY,
+  SHARE,
+  Field,
+  Range,
+  check,
+  defaults,
+  valid_values,
+)
 from configs.variants import VARIANTS, apply_variants, crops_of_640, parse_variants
 
 __all__ = [
+  "CHOICES",
+  "FIELDS",
+  "RANGES",
   "VARIANTS",
   "apply_variants",
   "crops_of_640",
@@ -24,243 +40,290 @@ __all__ = [
   "validate",
 ]
 
+# The smallest crop has one cell at the backbone's stride of 16 to spare on each axis.
+_SIDE = Range(32)
+_SIDE_OR_0 = Range(32, special=0)
 
-def get_config() -> ml_collections.ConfigDict:
-  """Returns a new config with every field at its default; the config file sets `data.name`."""
-  return ml_collections.ConfigDict(
-    {
-      "seed": 0,  # of initialisation, image order, augmentation and dropout
-      "batch_size": 16,  # images a step, over all devices and processes
-      "data": _data(),
-      "model": _model(),
-      "loss": _loss(),
-      "optimizer": _optimizer(),
-      "init": {
-        # What training starts from: the workdir of an earlier run, or a directory of converted
-        # weights (`python -m ltss_jax.convert`), of a backbone alone or of a whole model, whose
-        # class layers go by the names of the classes. "": random weights.
-        "checkpoint": "",
-        # Of a run: number of its step; -1: the best by mIoU, or the latest where none was
-        # evaluated; 0: the latest.
-        "step": -1,
-      },
-      "train": _train(),
-      "eval": _eval(),
-      "predict": _predict(),
-      "export": _export(),
-      "checkpoint": {
-        "every_steps": 5_000,  # updates between two checkpoints; 0: as often as evaluations
-        "keep": 3,  # last checkpoints kept, beside the best by mIoU
-      },
-    }
-  )
-
-
-def _data() -> dict:
-  """Fields of the data set and of its augmentation."""
-  return {
-    "name": "",  # data set, one of validation.CHOICES["data.name"]
+# A field is its default alone, or a `Field`: the default, then the choices or the range that it is
+# of. What depends on other fields, and tuples, are checked in `configs/validation.py`.
+FIELDS = {
+  "seed": Field(0, Range(0, 2**32 - 1)),  # of initialisation, image order, augmentation and dropout
+  "batch_size": Field(16, COUNT),  # images a step, over all devices and processes
+  # The data set and its augmentation.
+  "data": {
+    # Data set; the config file sets it.
+    "name": Field(
+      "",
+      (
+        "shapes_lt",
+        "folder",
+        "coco_stuff_lt",
+        "ade20k_full",
+        "mhp_v2_lt",
+        "coco_stuff",
+        "ade20k",
+        "mhp_v2",
+      ),
+    ),
     "dir": "data",  # where prepared data sets lie (a local path or gs://)
     "root": "",  # folder only: the directory with images/, annotations/ and classes.txt
     # folder only: label value of pixels that count for nothing; -1: 255 with up to 255 classes,
     # 65535 with more.
-    "ignore_label": -1,
-    "crop_size": 512,  # px, side of a training crop; 0: from the images' median size
-    "base_size": 512,  # px, shorter side at scale factor 1.0; 0: the images' median one
-    "min_factor": 0.5,  # smallest scale factor, of base_size; they are the multiples of 0.1 ...
-    "max_factor": 2.0,  # ... from it up to this
-    "max_size": 2048,  # px, limit on the longer side after scaling
+    "ignore_label": Field(-1, Range(0, 2**16 - 1, special=-1)),
+    # px, side of a training crop; 0: from the images' median size.
+    "crop_size": Field(512, _SIDE_OR_0),
+    # px, shorter side at scale factor 1.0; 0: the images' median one.
+    "base_size": Field(512, _SIDE_OR_0),
+    # Smallest and largest scale factor, of base_size; they are the multiples of 0.1 between them.
+    "min_factor": Field(0.5, POSITIVE),
+    "max_factor": Field(2.0, POSITIVE),
+    "max_size": Field(2048, _SIDE),  # px, limit on the longer side after scaling
     "color_jitter": True,  # brightness, contrast, saturation and hue as in SSD
     # Crops in which one class has this share of the labelled pixels are drawn again; 1.0: none.
-    "max_category_share": 1.0,
+    "max_category_share": Field(1.0, Range(0, 1, low_open=True)),
     "flip": True,  # mirror half of the images, with left and right classes swapped
     # True: images decoded, resized and coloured bit by bit as in the release, which takes half as
     # long again. False: off by less than 0.5 on average, and by 3 or so at most in photographs.
     "exact_pixels": False,
     # "uniform": each image once an epoch; "repeat_factor": images of rare classes more often, with
     # r = max(1, sqrt(t / frequency)) of a class.
-    "sampler": "uniform",
+    "sampler": Field("uniform", ("uniform", "repeat_factor")),
     # What the frequency of a class counts: "image": images with it; "pixel": its share of each.
-    "repeat_level": "image",
-    "repeat_reduce": "max",  # over the classes of an image: "max", "mean" or "sum"
+    "repeat_level": Field("image", ("image", "pixel")),
+    "repeat_reduce": Field("max", ("max", "mean", "sum")),  # over the classes of an image
     # t, frequency below which classes are repeated; 0: the published one, or where there is none
     # that of the rare/common border.
-    "repeat_threshold": 0.0,
+    "repeat_threshold": Field(0.0, SHARE),
     # Regions of a second image's classes put over the first: "none"; "random": of a random number
     # of classes; "rare": of all of the image-level rare group.
-    "copy_paste": "none",
+    "copy_paste": Field("none", ("none", "random", "rare")),
     # The following are beyond the release, for "random" and "rare".
     "copy_paste_classes": (),  # train ids of the only classes to paste, as (0, 4); (): all
     "copy_paste_flip": False,  # mirror half of the pasted regions
-    "copy_paste_min_scale": 1.0,  # smallest scale factor of a pasted region
-    "copy_paste_max_scale": 1.0,  # largest one
+    "copy_paste_min_scale": Field(1.0, POSITIVE),  # smallest scale factor of a pasted region
+    "copy_paste_max_scale": Field(1.0, POSITIVE),  # largest one
     # The second image is drawn by its repeat factor (repeat_* above, whatever the sampler).
     "copy_paste_repeat_factor": False,
-    "num_workers": 8,  # processes that read and augment, in each host process; 0: threads instead
-    "prefetch": 4,  # batches made ready ahead of the step
-  }
-
-
-def _model() -> dict:
-  """Fields of the network."""
-  return {
-    "name": "mask2former",
-    "backbone": "resnet50",
+    # Processes that read and augment, in each host process; 0: threads instead.
+    "num_workers": Field(8, COUNT_OR_0),
+    "prefetch": Field(4, COUNT),  # batches made ready ahead of the step
+  },
+  # The network.
+  "model": {
+    "name": Field("mask2former", ("mask2former", "deeplabv3plus")),
+    "backbone": Field(
+      "resnet50",
+      (
+        "resnet50",
+        "resnet101",
+        "swin_t",
+        "swin_s",
+        "swin_b",
+        "swin_l",
+        "vit_b",
+        "resnet_small",
+        "swin_mini",  # this and the next are for tests
+        "vit_mini",
+      ),
+    ),
     # "frozen_batch_norm": constants of the pre-trained weights; "batch_norm": trained, statistics
     # over the global batch. ResNets only, the others have layer norms.
-    "backbone_norm": "frozen_batch_norm",
+    "backbone_norm": Field("frozen_batch_norm", ("frozen_batch_norm", "batch_norm")),
     # Of the computation in training: the backbone and the transformer decoder, or all of
     # deeplabv3plus. Parameters, statistics, pixel decoder, costs and losses stay in float32.
-    "dtype": "bfloat16",
+    "dtype": Field("bfloat16", ("float32", "bfloat16")),
     "remat": False,  # compute activations again in the backward pass: less memory, more time
-    # mask2former only, down to max_targets.
-    "drop_path": -1.0,  # probability that the last block is skipped; -1: Swin 0.3, ViT 0.1
-    "channels": 256,  # width of both decoders
-    "num_queries": 100,  # mask and class predictions an image
-    "encoder_layers": 6,  # of the pixel decoder
-    "decoder_layers": 9,  # of the transformer decoder
-    "num_heads": 8,  # of every attention in the decoders
-    "encoder_width": 1024,  # of the feed-forward networks in the pixel decoder
-    "decoder_width": 2048,  # of those in the transformer decoder
-    "class_head": "softmax",  # "seesaw": separate objectness logits
-    "max_targets": 64,  # classes of one crop that training makes masks of
+    # mask2former only, from here on.
+    # Probability that the last block is skipped; -1: Swin 0.3, ViT 0.1.
+    "drop_path": Field(-1.0, Range(0, 1, high_open=True, special=-1)),
+    "channels": Field(256, COUNT),  # width of both decoders
+    "num_queries": Field(100, COUNT),  # mask and class predictions an image
+    "encoder_layers": Field(6, COUNT),  # of the pixel decoder
+    "decoder_layers": Field(9, COUNT),  # of the transformer decoder
+    "num_heads": Field(8, COUNT),  # of every attention in the decoders
+    "encoder_width": Field(1024, COUNT),  # of the feed-forward networks in the pixel decoder
+    "decoder_width": Field(2048, COUNT),  # of those in the transformer decoder
+    "class_head": Field("softmax", ("softmax", "seesaw")),  # "seesaw": separate objectness logits
+    "max_targets": Field(64, COUNT),  # classes of one crop that training makes masks of
     # A per-pixel classifier beside the queries that only training uses, for its gradient.
     "pixel_head": False,
     # "auto": "pallas_tpu" on TPUs, "pallas_gpu" on NVIDIA GPUs, "xla" elsewhere, or one by name.
-    "deformable_attention": "auto",
+    "deformable_attention": Field("auto", ("auto", "pallas_tpu", "pallas_gpu", "xla", "reference")),
     # deeplabv3plus only, from here on.
-    "aspp_channels": 256,
+    "aspp_channels": Field(256, COUNT),
     "aspp_dilations": (6, 12, 18),  # cells of the stride-16 map
-    "aspp_dropout": 0.1,  # probability that a channel value is dropped in training
-    "low_level_channels": 48,  # that the stride-4 features are projected to
-    "decoder_channels": 256,
+    # Probability that a channel value is dropped in training.
+    "aspp_dropout": Field(0.1, PROBABILITY),
+    "low_level_channels": Field(48, COUNT),  # that the stride-4 features are projected to
+    "decoder_channels": Field(256, COUNT),
     # "global": average over the whole map, any input size. "window": as the release, over windows
     # of crop_size / 16 cells, which is another function for inputs larger than the crop.
-    "image_pooling": "global",
-  }
-
-
-def _loss() -> dict:
-  """Fields of the loss and of the matching."""
-  return {
+    "image_pooling": Field("global", ("global", "window")),
+  },
+  # The loss and the matching.
+  "loss": {
     # deeplabv3plus only: share of the global batch's pixels, those of largest loss, whose mean is
     # the loss.
-    "hard_pixel_fraction": 0.2,
-    # Of the classes, for pixels (deeplabv3plus) or queries (mask2former): "cross_entropy",
-    # "seesaw", "class_balanced", "balanced_softmax", "logit_adjustment" or "focal";
-    # docs/methods.md has the formulas. For mask2former "seesaw" goes with model.class_head =
-    # "seesaw".
-    "class_loss": "cross_entropy",
-    "seesaw_p": 1.2,  # exponent of the mitigation factor
-    "seesaw_q": 1.0,  # exponent of the compensation factor
-    "class_balanced_beta": 0.9999,  # weight of a class (1 - beta) / (1 - beta^images)
-    "logit_adjustment_tau": 1.0,  # multiple of the log prior that training adds to the logits
-    "focal_gamma": 2.0,  # exponent of 1 - p
+    "hard_pixel_fraction": Field(0.2, Range(0, 1, low_open=True)),
+    # Of the classes, for pixels (deeplabv3plus) or queries (mask2former); docs/methods.md has the
+    # formulas. For mask2former "seesaw" goes with model.class_head = "seesaw".
+    "class_loss": Field(
+      "cross_entropy",
+      (
+        "cross_entropy",
+        "seesaw",
+        "class_balanced",
+        "balanced_softmax",
+        "logit_adjustment",
+        "focal",
+      ),
+    ),
+    "seesaw_p": Field(1.2, NOT_NEGATIVE),  # exponent of the mitigation factor
+    "seesaw_q": Field(1.0, NOT_NEGATIVE),  # exponent of the compensation factor
+    # Weight of a class (1 - beta) / (1 - beta^images).
+    "class_balanced_beta": Field(0.9999, PROBABILITY),
+    # Multiple of the log prior that training adds to the logits.
+    "logit_adjustment_tau": Field(1.0, NOT_NEGATIVE),
+    "focal_gamma": Field(2.0, NOT_NEGATIVE),  # exponent of 1 - p
     # mask2former only, from here on.
-    "matcher": "scipy",  # "scipy": on the host; "optax": on the device, slower, no host callback
-    "num_points": 12_544,  # a mask, at which it is compared with a target
-    "oversample_ratio": 3.0,  # candidates drawn for the loss's points, of num_points
-    "importance_sample_ratio": 0.75,  # share of the points that are the most uncertain candidates
-    "class_weight": 2.0,  # of the classification, in the loss and in the matching cost
-    "mask_weight": 5.0,  # of the binary cross-entropy of masks, likewise
-    "dice_weight": 5.0,  # of the dice loss of masks, likewise
-    "no_object_weight": 0.1,  # of queries without a target in the classification; 1: of the others
+    # "scipy": on the host; "optax": on the device, slower, no host callback.
+    "matcher": Field("scipy", ("scipy", "optax")),
+    "num_points": Field(12_544, COUNT),  # a mask, at which it is compared with a target
+    # Candidates drawn for the loss's points, of num_points.
+    "oversample_ratio": Field(3.0, Range(1)),
+    # Share of the points that are the most uncertain candidates.
+    "importance_sample_ratio": Field(0.75, SHARE),
+    # Of the classification, in the loss and in the matching cost.
+    "class_weight": Field(2.0, NOT_NEGATIVE),
+    "mask_weight": Field(5.0, NOT_NEGATIVE),  # of the binary cross-entropy of masks, likewise
+    "dice_weight": Field(5.0, NOT_NEGATIVE),  # of the dice loss of masks, likewise
+    # Of queries without a target in the classification; 1: of the others.
+    "no_object_weight": Field(0.1, NOT_NEGATIVE),
     # Frequency-based matcher: a target of class c takes part ceil(max(1, s sqrt(t / f_c))) times.
     "frequency_matcher": False,
-    "query_scale": 2.0,  # s
-    "query_threshold": 0.0,  # t; 0: the published one, where there is none the rare/common border
+    "query_scale": Field(2.0, POSITIVE),  # s
+    # t; 0: the published one, where there is none the rare/common border.
+    "query_threshold": Field(0.0, SHARE),
     # "background": negatives of every mask, as in the release; "left_out": of costs and losses.
-    "ignored_pixels": "background",
-    "pixel_head_weight": 1.0,  # of the auxiliary pixel loss where model.pixel_head is on
-  }
-
-
-def _optimizer() -> dict:
-  """Fields of the optimizer and its schedule."""
-  return {
-    "name": "adamw",
-    "learning_rate": 1e-4,  # that the schedule starts from
-    "momentum": 0.9,  # sgd only
-    "b1": 0.9,  # adamw only: decay of the mean of the gradients
-    "b2": 0.999,  # adamw only: decay of the mean of their squares
-    "weight_decay": 0.05,  # 0 on normalisation layers and embeddings
-    "backbone_multiplier": 0.1,  # learning rate of the backbone, relative
-    "clip_norm": 0.01,  # largest norm of the gradient of the whole model; 0: not clipped
+    "ignored_pixels": Field("background", ("background", "left_out")),
+    # Of the auxiliary pixel loss where model.pixel_head is on.
+    "pixel_head_weight": Field(1.0, NOT_NEGATIVE),
+  },
+  # The optimizer and its schedule.
+  "optimizer": {
+    "name": Field("adamw", ("sgd", "adamw")),
+    "learning_rate": Field(1e-4, POSITIVE),  # that the schedule starts from
+    "momentum": Field(0.9, PROBABILITY),  # sgd only
+    "b1": Field(0.9, PROBABILITY),  # adamw only: decay of the mean of the gradients
+    "b2": Field(0.999, PROBABILITY),  # adamw only: decay of the mean of their squares
+    "weight_decay": Field(0.05, NOT_NEGATIVE),  # 0 on normalisation layers and embeddings
+    "backbone_multiplier": Field(0.1, NOT_NEGATIVE),  # learning rate of the backbone, relative
+    # Largest norm of the gradient of the whole model; 0: not clipped.
+    "clip_norm": Field(0.01, NOT_NEGATIVE),
     # Of the schedule learning_rate * (1 - step / steps)^poly_power; 0: constant, so that a finished
     # run can be made longer.
-    "poly_power": 0.9,
+    "poly_power": Field(0.9, NOT_NEGATIVE),
     # W, updates over which the rate rises linearly from 1 / W of the schedule's, in the first one,
     # to all of it, in the one after them; 0: no warm-up.
-    "warmup_steps": 0,
-  }
-
-
-def _train() -> dict:
-  """Fields of the training loop and of what it shows on the way."""
-  return {
-    "steps": 0,  # optimizer updates; 0: from the number of training images
-    "grad_accumulation": 1,  # slices a batch is run in, one after another, to save memory
-    "log_every_steps": 100,  # updates between two progress lines
+    "warmup_steps": Field(0, COUNT_OR_0),
+  },
+  "init": {
+    # What training starts from: the workdir of an earlier run, or a directory of converted
+    # weights (`python -m ltss_jax.convert`), of a backbone alone or of a whole model, whose
+    # class layers go by the names of the classes. "": random weights.
+    "checkpoint": "",
+    # Of a run: number of its step; -1: the best by mIoU, or the latest where none was
+    # evaluated; 0: the latest.
+    "step": Field(-1, Range(-1)),
+  },
+  # The training loop and what it shows on the way.
+  "train": {
+    "steps": Field(0, COUNT_OR_0),  # optimizer updates; 0: from the number of training images
+    # Slices a batch is run in, one after another, to save memory.
+    "grad_accumulation": Field(1, COUNT),
+    "log_every_steps": Field(100, COUNT),  # updates between two progress lines
     # Updates in a row left out for a loss or gradient that is not finite; one more stops.
-    "max_nonfinite_steps": 5,
+    "max_nonfinite_steps": Field(5, COUNT_OR_0),
     # Updates between two pictures of predictions for TensorBoard; 0: none.
-    "log_images_every_steps": 0,
-    "log_images": 4,  # validation images shown, always the same ones
+    "log_images_every_steps": Field(0, COUNT_OR_0),
+    "log_images": Field(4, COUNT),  # validation images shown, always the same ones
     # Write WORKDIR/report.html at the end, and keep the pictures for it (docs/report.md).
     "report": True,
     # Project of Weights & Biases that metrics and pictures are sent to as well; "": none.
     "wandb_project": "",
-  }
-
-
-def _eval() -> dict:
-  """Fields of the evaluation; prediction uses those of the input as well."""
-  return {
-    "every_steps": 10_000,  # updates between two evaluations; 0: from train.steps
-    "min_size": 512,  # px, shorter side of a test image; 0: native size
-    "max_size": 2048,  # px, limit on the longer side of a test image
-    "batch_size": 8,  # images of equal shape evaluated together, over all devices and processes
+  },
+  # The evaluation; prediction uses the fields of the input as well.
+  "eval": {
+    # Updates between two evaluations; 0: from train.steps.
+    "every_steps": Field(10_000, COUNT_OR_0),
+    "min_size": Field(512, COUNT_OR_0),  # px, shorter side of a test image; 0: native size
+    "max_size": Field(2048, COUNT),  # px, limit on the longer side of a test image
+    # Images of equal shape evaluated together, over all devices and processes.
+    "batch_size": Field(8, COUNT),
     # Shorter sides, px, whose score maps are averaged, as (256, 384, 512, 640, 768, 896);
     # (): min_size alone.
     "scales": (),
-    "scales_max_size": 3584,  # px, limit on the longer side at these scales
+    "scales_max_size": Field(3584, COUNT),  # px, limit on the longer side at these scales
     "flip": False,  # average with the scores of the mirrored image
-    "window": 0,  # px, side of windows that the model sees one by one; 0: the whole image
-    "window_stride": 0,  # px between windows; 0: two thirds of their side
+    # px, side of windows that the model sees one by one; 0: the whole image.
+    "window": Field(0, _SIDE_OR_0),
+    "window_stride": Field(0, COUNT_OR_0),  # px between windows; 0: two thirds of their side
     # Input sides are padded to multiples of this, for fewer compilations. 1: never padded, as
     # padding changes results; how much is reported.
-    "shape_multiple": 1,
+    "shape_multiple": Field(1, COUNT),
     "save_json": False,  # write run-length masks of all predictions beside the record
     # Of the computation in evaluation and prediction, which the release runs in float32.
-    "dtype": "float32",
+    "dtype": Field("float32", ("float32", "bfloat16")),
     # Multiple of the log prior that is taken from the class logits, for rare classes; 0: off.
-    "logit_adjustment": 0.0,
+    "logit_adjustment": Field(0.0, NOT_NEGATIVE),
     # Of the checkpoint that --mode=evaluate and predict use; 0: the latest, -1: best by mIoU.
-    "step": 0,
-  }
-
-
-def _predict() -> dict:
-  """Fields of what `--mode=predict` writes."""
-  return {
+    "step": Field(0, Range(-1)),
+  },
+  # What `--mode=predict` writes.
+  "predict": {
     "save_scores": False,  # write <name>.npz beside the labels: scores [C, H, W], float32
     "save_summary": False,  # write summary.json: the classes of every image and their pixels
     # Write predictions.json: run-length masks with the data set's own ids, for submission.
     "save_json": False,
-    "max_pixels": 67_108_864,  # of an input image; larger ones are refused, not read
-  }
-
-
-def _export() -> dict:
-  """Fields of `--mode=export`."""
-  return {
-    "batch_size": 0,  # images a call; 0: any number
+    "max_pixels": Field(67_108_864, COUNT),  # of an input image; larger ones are refused, not read
+  },
+  # `--mode=export`.
+  "export": {
+    "batch_size": Field(0, COUNT_OR_0),  # images a call; 0: any number
     # px, of the exported model's input; 0: eval.min_size, else data.crop_size, which are those of
     # the run where the config leaves them to the images.
-    "height": 0,
-    "width": 0,  # px, likewise
+    "height": Field(0, COUNT_OR_0),
+    "width": Field(0, COUNT_OR_0),  # px, likewise
     # That the artifact runs on: "cpu", "cuda", "rocm", "tpu". For "tpu" alone it has the TPU's
     # own kernels, else plain operations.
     "platforms": ("cpu", "cuda", "tpu"),
     "scores": False,  # return the scores of all classes as well: [B, H, W, C], float32
-  }
+  },
+  "checkpoint": {
+    # Updates between two checkpoints; 0: as often as evaluations.
+    "every_steps": Field(5_000, COUNT_OR_0),
+    "keep": Field(3, COUNT),  # last checkpoints kept, beside the best by mIoU
+  },
+}
+
+# Dotted name -> what the field may be.
+CHOICES = valid_values(FIELDS, tuple)
+RANGES = valid_values(FIELDS, Range)
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """Returns a new config with every field at its default; the config file sets `data.name`."""
+  return ml_collections.ConfigDict(defaults(FIELDS))
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+  """Checks every choice and range of a config, before and after `finalize`.
+
+  Args:
+    config: the whole tree of `get_config`.
+
+  Raises:
+    ValueError: names the first wrong field, its value and the nearest valid one.
+  """
+  check(config, CHOICES | RANGES)
+  validation.validate_together(config)

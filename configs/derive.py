@@ -40,7 +40,7 @@ def finalize(
     checkpoint.every_steps as eval.every_steps
 
   Args:
-    config: a valid config; not changed.
+    config: valid config; not changed.
     num_train_images: number of images in the training split.
     median_height: median height of the training images, px.
     median_width: median width of the training images, px.

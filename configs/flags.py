@@ -17,12 +17,13 @@ from collections.abc import Sequence
 import ml_collections
 from absl import flags
 
-from configs import validation
+from configs import common
+from configs.fields import field_names
 
 EXIT_CODE = 2  # what shells and argparse use for a wrong command line
 FLAG = "config"
 
-_NO_CONFIG_FILES = {"__init__", "common", "derive", "flags", "validation", "variants"}
+_NO_CONFIG_FILES = {"__init__", "common", "derive", "fields", "flags", "validation", "variants"}
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -52,7 +53,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
       raise ValueError(_no_config_message())
     if len(rest) > 1:
       raise ValueError(f"unexpected argument {rest[1]!r}; every argument is a flag: --NAME=VALUE")
-    validation.validate(config)
+    common.validate(config)
   except flags.IllegalFlagValueError as error:
     # Where the program marks the flag as required, absl says so itself, in words of its own.
     _stop(_with_expectation(str(error), given) if given else _no_config_message())
@@ -161,7 +162,7 @@ def _overridden_field(argument: str) -> str | None:
 
 def _check_fields(arguments: Sequence[str], config: ml_collections.ConfigDict) -> None:
   """Raises ValueError for the first --config.FIELD that is no field."""
-  names = validation.field_names(config)
+  names = field_names(config)
   for argument in arguments:
     if argument == "--":
       return

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import ml_collections
 
-from configs import validation
+from configs.fields import hint
 
 Variants = Mapping[str, Mapping[str, Callable[[ml_collections.ConfigDict], None]]]
 
@@ -169,7 +169,7 @@ def _check_values(key: str, given: str, values: list[str]) -> None:
   of = f"variant {key!r}" if len(values) == 1 else f"variant '{key}={given}'"
   for i, value in enumerate(values):
     if value not in VARIANTS[key]:
-      raise ValueError(f"unknown value {value!r} of {of}; {validation.hint(value, VARIANTS[key])}")
+      raise ValueError(f"unknown value {value!r} of {of}; {hint(value, VARIANTS[key])}")
     if value in values[:i]:
       raise ValueError(f"{of} names {value!r} twice; name it once")
   alone = COMBINED.get(key)
@@ -189,7 +189,7 @@ def _key_hint(text: str) -> str:
   for key, values in VARIANTS.items():
     if all(part in values for part in _values(key, text)):
       return f"nearest valid: '{key}={text}'"
-  return validation.hint(text, VARIANTS)
+  return hint(text, VARIANTS)
 
 
 def apply_variants(

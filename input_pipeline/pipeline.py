@@ -13,7 +13,7 @@ import shutil
 import sys
 import weakref
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
@@ -35,22 +35,13 @@ class TrainPipelineConfig:
 
   Attributes:
     batch_size: B, images in a global batch (over all processes).
-    seed: of order and augmentation; not negative.
-    crop_size: S, height and width of the examples in pixels.
-    base_size: shorter side in pixels that scale factor 1.0 stands for.
-    max_size: limit of the resized longer side in pixels.
-    ignore_label: label value of unlabelled and padded pixels.
-    min_factor, max_factor: range of the scale factor.
-    max_category_share: limit on one category's share of a crop; 1.0 is off.
-    color_jitter, flip: whether these augmentations are on.
-    exact_pixels: images bit by bit as the release's; False: faster, see
-      `transforms.DecodeScaledCrop` and `transforms.ColorJitter`.
+    seed: seed of order and augmentation, not negative.
+    augmentation: settings of the transforms; its crop_size is S, height and width of the examples.
     num_workers: worker processes; 0 prepares batches in threads of this process.
     prefetch: batches prepared ahead, by all threads or workers together (each worker at least 1).
-    max_targets: T, how many present classes are listed per image; 0 lists none.
-    class_counts: of every class in the training set; where more than T classes are present in a
-      crop, the most frequent are left out of the list.
-    flip_pairs: train ids that swap under a flip.
+    max_targets: T, number of present classes listed per image; 0 lists none.
+    class_counts: count of each class in the training set; where a crop has more than T classes, the
+      most frequent are left out of the list.
     repeat_factors: mean number of repeats of each record in an epoch, float [N]; None samples
       uniformly, each record once in an epoch.
     copy_paste: how regions of a second image are pasted; None: not at all. The second image is
@@ -60,42 +51,19 @@ class TrainPipelineConfig:
 
   batch_size: int
   seed: int
-  crop_size: int
-  base_size: int
-  max_size: int
-  ignore_label: int
-  min_factor: float
-  max_factor: float
-  max_category_share: float
-  color_jitter: bool
-  flip: bool
-  exact_pixels: bool
+  augmentation: transforms.Augmentation
   num_workers: int
   prefetch: int
   max_targets: int
   class_counts: tuple[int, ...] = ()
-  flip_pairs: Sequence[tuple[int, int]] = ()
   repeat_factors: np.ndarray | None = None
   copy_paste: copy_paste_lib.CopyPaste | None = None
   source_weights: np.ndarray | None = None
 
   def __post_init__(self):
-    for field, least in (("batch_size", 1), ("crop_size", 1), ("num_workers", 0), ("prefetch", 1)):
+    for field, least in (("batch_size", 1), ("num_workers", 0), ("prefetch", 1)):
       if getattr(self, field) < least:
         raise ValueError(f"{field} is {getattr(self, field)}; it must be at least {least}.")
-
-  def transforms(self) -> list[Any]:
-    """The augmentation chain, in order; every example leaves it with the same shape."""
-    resize = transforms.ResizeShortestEdge(
-      self.base_size, self.max_size, self.min_factor, self.max_factor
-    )
-    crop = transforms.RandomCrop(self.crop_size, self.ignore_label, self.max_category_share)
-    chain = [transforms.DecodeScaledCrop(resize, crop, self.exact_pixels)]
-    if self.color_jitter:
-      chain.append(transforms.ColorJitter(exact=self.exact_pixels))
-    if self.flip:
-      chain.append(transforms.RandomFlip(self.flip_pairs))
-    return [*chain, transforms.PadTo(self.crop_size, self.ignore_label)]
 
 
 class TrainBatches:
@@ -117,7 +85,7 @@ class TrainBatches:
     self._source = source
     self._first_row = process_index * self.rows
     self._sampling = self._make_sampling()
-    self._transforms = config.transforms()
+    self._transforms = config.augmentation.chain()
     self._class_counts = np.asarray(config.class_counts)
     self._weights_end = self._summed_source_weights()  # [N] or None
 
@@ -200,8 +168,8 @@ def present_classes(
 
   Args:
     label: [H, W] integers; a value that is no class (the ignore label) is not listed.
-    max_targets: T, how many may be listed.
-    class_counts: [C], of each class in the whole training set.
+    max_targets: T, largest number listed.
+    class_counts: [C], count of each class in the whole training set.
 
   Returns:
     (int32 [T] ascending, -1 behind the last; int32 number of classes left out).
@@ -337,7 +305,9 @@ def _fits_shared_memory(batches: TrainBatches) -> bool:
   config = batches.config
   # grain buffers twice (in the worker and behind it), one is being made and one handed over.
   in_flight = config.num_workers * (2 * _worker_buffer(config) + 2)
-  needed = in_flight * batches.rows * config.crop_size**2 * 5  # 3 bytes image, 2 bytes label.
+  needed = (
+    in_flight * batches.rows * config.augmentation.crop_size**2 * 5
+  )  # 3 bytes image, 2 bytes label.
   free = shutil.disk_usage(_SHARED_MEMORY_DIR).free
   if needed > free:
     logging.warning(

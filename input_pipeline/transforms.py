@@ -1,14 +1,15 @@
-"""The training augmentation chain, one named and seeded transform for each step.
+"""The training augmentation: one named and seeded transform for each step, and their chain.
 
 A transform is a frozen dataclass called as `transform(example, rng) -> example`. An example is a
 dict with `image` uint8 [H, W, 3] RGB and `label` uint8 or uint16 [H, W]; other keys pass through
 untouched and arrays are never written to. All randomness comes from `rng`.
 
+`Augmentation` has the settings and makes the chain of them; the colours are in `color_jitter.py`.
 `Decode`, `ResizeShortestEdge` and `RandomCrop` are the definition of the first three steps, which
 the training chain runs as one, `DecodeScaledCrop`.
 
 The semantics are those of detectron2 0.6 (ResizeShortestEdge, RandomCrop_CategoryAreaConstraint)
-and of Mask2Former (ColorAugSSDTransform, padding), down to the rounding of each step.
+and of Mask2Former (padding), down to the rounding of each step.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from input_pipeline.color_jitter import ColorJitter
 from input_pipeline.decode import EncodedImage, decode_image, decode_label
 from input_pipeline.resize import (
   resize_image,
@@ -29,6 +31,7 @@ from input_pipeline.resize import (
 )
 
 Example = dict[str, Any]
+Transform = Callable[[Example, np.random.Generator], Example]
 Window = tuple[slice, slice]
 
 # Tries of the limited crop before the last one is taken as it is (detectron2).
@@ -36,8 +39,6 @@ _CROP_TRIES = 10
 # A JPEG is decoded at this many times the wanted size or more, so that the filter of the resize
 # that follows, and not that of the decoder, decides what the image looks like.
 _DECODE_MARGIN = 1.5
-# Above the error of value * alpha + beta in float32, for results up to 512.
-_FLOAT32_MARGIN = 2.0**-13
 
 
 def value_counts(label: np.ndarray) -> np.ndarray:
@@ -87,8 +88,8 @@ class ResizeShortestEdge:
 
   base_size: int
   max_size: int
-  min_factor: float = 0.5
-  max_factor: float = 2.0
+  min_factor: float
+  max_factor: float
 
   def __post_init__(self):
     if not self.sizes or self.sizes[0] < 1 or self.max_size < 1:
@@ -100,7 +101,7 @@ class ResizeShortestEdge:
 
   @property
   def sizes(self) -> list[int]:
-    """Shorter sides to draw from, in pixels (16 of them by default)."""
+    """Shorter sides to draw from, in pixels."""
     # The multiples of 0.1 between both; what they lack to one is rounding.
     first, last = math.ceil(10 * self.min_factor - 1e-6), math.floor(10 * self.max_factor + 1e-6)
     factors = range(first, last + 1)
@@ -136,7 +137,7 @@ class RandomCrop:
 
   size: int
   ignore_label: int
-  max_category_share: float = 1.0
+  max_category_share: float
 
   def __call__(self, example: Example, rng: np.random.Generator) -> Example:
     """Returns a window of the example."""
@@ -154,9 +155,9 @@ class RandomCrop:
     """Draws the window of a crop.
 
     Args:
-      height: of the example in pixels.
-      width: of the example in pixels.
-      label_in: gives the label of a window.
+      height: height of the example in pixels.
+      width: width of the example in pixels.
+      label_in: function from a window to its label.
       rng: source of randomness.
 
     Returns:
@@ -199,7 +200,7 @@ class DecodeScaledCrop:
 
   resize: ResizeShortestEdge
   crop: RandomCrop
-  exact: bool = True
+  exact: bool
 
   def __call__(self, example: Example, rng: np.random.Generator) -> Example:
     """Returns a window of the example, decoded and resized."""
@@ -216,110 +217,13 @@ class DecodeScaledCrop:
     return {**example, "image": image, "label": crop_label}
 
 
-def _scale_table(alpha: float, beta: float) -> np.ndarray:
-  """uint8 [256]: clip(value * alpha + beta, 0, 255), truncated, for each 8-bit value."""
-  values = np.arange(256, dtype=np.float32) * np.float32(alpha) + np.float32(beta)
-  return np.clip(values, 0, 255).astype(np.uint8)
-
-
-def _scale(image: np.ndarray, alpha: float, beta: float) -> np.ndarray:
-  """`_scale_table(alpha, beta)[image]`, by vectorised arithmetic wherever it gives the same bytes.
-
-  A shift alone is a saturating sum of integers. Otherwise convertScaleAbs rounds where the table
-  truncates, so that beta is half a unit less for it; where one of the 256 values comes too close to
-  a rounding border for float32, the table is looked up, which takes more than twice as long.
-  """
-  table = _scale_table(alpha, beta)
-  values = np.arange(256)
-  shift = math.floor(beta)
-  if alpha == 1.0 and np.array_equal(np.clip(values + shift, 0, 255), table):
-    operation = cv2.add if shift >= 0 else cv2.subtract
-    return operation(image, (abs(shift),) * 4)
-  shifted = beta - 0.5 + 2 * _FLOAT32_MARGIN
-  exact = values * float(np.float32(alpha)) + shifted
-  rounded = np.rint(exact)
-  safe = np.abs(np.abs(exact - rounded) - 0.5).min() > _FLOAT32_MARGIN and exact[0] > -0.5
-  if safe and np.array_equal(np.minimum(rounded, 255), table):
-    return cv2.convertScaleAbs(image, alpha=alpha, beta=shifted)
-  return cv2.LUT(image, table)
-
-
-@dataclasses.dataclass(frozen=True)
-class ColorJitter:
-  """SSD colour jitter; every operation applies with probability 1/2 and truncates to uint8.
-
-  Brightness first; then contrast before or after (fair coin) saturation and hue, which work on
-  OpenCV's 8-bit HSV (hue an integer modulo 180). An operation maps each 8-bit value independently,
-  so a table of 256 entries gives the same bytes as the arithmetic on all pixels, and shows whether
-  a faster operation does.
-
-  Attributes:
-    brightness: largest shift, in 8-bit values.
-    contrast, saturation: range of the factor.
-    hue: largest shift, in units of 2 degrees.
-    exact: saturation and hue each convert to HSV and back, as in the release. False: together; in
-      photographs values differ by less than 0.5 on average, and by some units at most.
-  """
-
-  brightness: float = 32.0
-  contrast: tuple[float, float] = (0.5, 1.5)
-  saturation: tuple[float, float] = (0.5, 1.5)
-  hue: int = 18
-  exact: bool = True
-
-  def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-    """Returns the example with other colours."""
-    image = self._brightness(example["image"], rng)
-    if rng.integers(2):
-      image = self._contrast(image, rng)
-      image = self._saturation_and_hue(image, rng)
-    else:
-      image = self._saturation_and_hue(image, rng)
-      image = self._contrast(image, rng)
-    return {**example, "image": image}
-
-  def _brightness(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    if not rng.integers(2):
-      return image
-    return _scale(image, 1.0, rng.uniform(-self.brightness, self.brightness))
-
-  def _contrast(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    if not rng.integers(2):
-      return image
-    return _scale(image, rng.uniform(*self.contrast), 0.0)
-
-  def _saturation_and_hue(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    tables = {}  # of the channels of HSV
-    if rng.integers(2):
-      tables[1] = _scale_table(rng.uniform(*self.saturation), 0.0)
-    if rng.integers(2):
-      shift = int(rng.integers(-self.hue, self.hue, endpoint=True))
-      tables[0] = ((np.arange(256) + shift) % 180).astype(np.uint8)
-    if not self.exact:
-      return _map_hsv(image, tables)
-    for channel, table in tables.items():
-      image = _map_hsv(image, {channel: table})
-    return image
-
-
-def _map_hsv(image: np.ndarray, tables: dict[int, np.ndarray]) -> np.ndarray:
-  """Looks up some channels of an RGB image in HSV, each in its table [256]."""
-  if not tables:
-    return image
-  hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
-  for channel, table in tables.items():
-    # One channel alone: half the time of a table for all three.
-    cv2.insertChannel(cv2.LUT(cv2.extractChannel(hsv, channel), table), hsv, channel)
-  return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
-
-
 @dataclasses.dataclass(frozen=True)
 class RandomFlip:
   """Mirrors left and right; classes of a pair (left arm, right arm) change places in the label.
 
   Attributes:
     flip_pairs: (a, b) train ids that swap. All other values, the ignore label among them, stay.
-    probability: of a flip.
+    probability: probability of a flip.
   """
 
   flip_pairs: Sequence[tuple[int, int]] = ()
@@ -379,3 +283,48 @@ class PadTo:
     padded_image[:height, :width] = image
     padded_label[:height, :width] = label
     return {**example, "image": padded_image, "label": padded_label}
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+  """Settings of the training augmentation.
+
+  Attributes:
+    crop_size: S, height and width of the augmented examples in pixels.
+    base_size: shorter side in pixels that scale factor 1.0 stands for.
+    min_factor, max_factor: range of the scale factor.
+    max_size: limit of the resized longer side in pixels.
+    max_category_share: limit on one category's share of a crop; 1.0 is off.
+    color_jitter, flip: whether these are on.
+    exact_pixels: images bit by bit as the release's; False: faster, see `DecodeScaledCrop` and
+      `ColorJitter`.
+    ignore_label: label value of unlabelled and padded pixels.
+    flip_pairs: train ids that swap under a flip.
+  """
+
+  crop_size: int
+  base_size: int
+  min_factor: float
+  max_factor: float
+  max_size: int
+  max_category_share: float
+  color_jitter: bool
+  flip: bool
+  exact_pixels: bool
+  ignore_label: int
+  flip_pairs: Sequence[tuple[int, int]] = ()
+
+  def __post_init__(self):
+    if self.crop_size < 1:
+      raise ValueError(f"crop_size is {self.crop_size}; it must be at least 1.")
+
+  def chain(self) -> list[Transform]:
+    """The transforms in order; every example leaves the last one with the same shape."""
+    resize = ResizeShortestEdge(self.base_size, self.max_size, self.min_factor, self.max_factor)
+    crop = RandomCrop(self.crop_size, self.ignore_label, self.max_category_share)
+    chain = [DecodeScaledCrop(resize, crop, self.exact_pixels)]
+    if self.color_jitter:
+      chain.append(ColorJitter(exact=self.exact_pixels))
+    if self.flip:
+      chain.append(RandomFlip(self.flip_pairs))
+    return [*chain, PadTo(self.crop_size, self.ignore_label)]

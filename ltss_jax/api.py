@@ -13,7 +13,8 @@ from absl import logging
 from etils import epath
 from PIL import Image, ImageOps
 
-from configs import common, validation
+from configs import common
+from configs.fields import field_names
 from input_pipeline import decode, deep_images, prediction_files, resize
 from ltss_jax import build, checkpoint
 from ltss_jax.prediction import predict
@@ -172,7 +173,7 @@ def _config_of_run(workdir: epath.Path) -> ml_collections.ConfigDict:
     path = workdir / run_config.FILE_NAME
     raise ValueError(f"{path} does not exist; give load(..., config=...) the config of the run")
   config = common.get_config()
-  for name in validation.field_names(config):
+  for name in field_names(config):
     *groups, field = name.split(".")
     values: Any = saved
     for group in groups:
@@ -187,7 +188,7 @@ def _config_of_weights(directory: epath.Path) -> ml_collections.ConfigDict:
   """The config file of the data set, with the model that stands beside the weights."""
   info = checkpoint.read_info(directory)
   data, model = info.get("data", ""), dict(info.get("model", {}))
-  if data == "folder" or data not in validation.CHOICES["data.name"]:
+  if data == "folder" or data not in common.CHOICES["data.name"]:
     raise ValueError(
       f"the weights in {directory} are of the data set {data!r}, which names no classes; give"
       " load(..., config=...) a config of configs/folder.py with data.root set"

@@ -6,13 +6,14 @@ Models compute in float32, and every `fields` overwrites fields of the dataclass
 import dataclasses
 
 from configs import common
-from input_pipeline import copy_paste as copy_paste_lib, pipeline as pipeline_lib
+from input_pipeline import copy_paste as copy_paste_lib, pipeline as pipeline_lib, transforms
 from ltss_jax import build
 from ltss_jax.architectures import (
   deeplabv3plus as architectures_deeplabv3plus,
   mask2former as architectures_mask2former,
 )
 from ltss_jax.build import model as build_model
+from ltss_jax.build.fields import fields_of
 from ltss_jax.losses import class_losses, mask_criterion
 from ltss_jax.losses.class_loss import ClassLoss
 from ltss_jax.models import backbones, deeplabv3plus, mask2former
@@ -25,12 +26,6 @@ def _config(**fields):
   config = common.get_config()
   config.update_from_flattened_dict({"model.dtype": "float32"} | fields)
   return config
-
-
-def _of(cls, values, **fields):
-  """The dataclass with those of the values that it has, and fields."""
-  names = {field.name for field in dataclasses.fields(cls)}
-  return cls(**{name: value for name, value in values.items() if name in names} | fields)
 
 
 def backbone(name: str, **fields) -> backbones.BackboneConfig:
@@ -56,7 +51,7 @@ def deeplabv3plus_of(
 
 def criterion(**fields) -> mask_criterion.CriterionConfig:
   values = common.get_config().loss.to_dict() | {"class_loss": CROSS_ENTROPY} | fields
-  return _of(mask_criterion.CriterionConfig, values)
+  return mask_criterion.CriterionConfig(**fields_of(mask_criterion.CriterionConfig, values))
 
 
 def mask2former_loss(
@@ -85,13 +80,19 @@ def optimizer(**fields) -> OptimizerConfig:
 
 
 def train_pipeline(**fields) -> pipeline_lib.TrainPipelineConfig:
-  """In threads, with the release's arithmetic and no list of classes."""
+  """In threads, with the release's arithmetic and no list of classes.
+
+  Fields of `transforms.Augmentation` are given beside those of the stream.
+  """
   config = common.get_config()
   values = config.data.to_dict() | {"batch_size": config.batch_size, "seed": config.seed}
-  values |= {"num_workers": 0, "exact_pixels": True, "max_targets": 0, "copy_paste": None}
-  return _of(pipeline_lib.TrainPipelineConfig, values | fields)
+  values |= {"num_workers": 0, "exact_pixels": True, "max_targets": 0, "copy_paste": None} | fields
+  values["augmentation"] = transforms.Augmentation(**fields_of(transforms.Augmentation, values))
+  known = fields_of(pipeline_lib.TrainPipelineConfig, values)
+  assert set(fields) <= {*known, *vars(values["augmentation"])}
+  return pipeline_lib.TrainPipelineConfig(**known)
 
 
 def copy_paste(ignore_label: int, mode: str = "random", **fields) -> copy_paste_lib.CopyPaste:
-  options = {"classes": (), "flip": False, "min_scale": 1.0, "max_scale": 1.0}
-  return copy_paste_lib.CopyPaste(ignore_label, mode, **options | fields)
+  values = fields_of(copy_paste_lib.CopyPaste, common.get_config().data, "copy_paste_")
+  return copy_paste_lib.CopyPaste(**values | {"ignore_label": ignore_label, "mode": mode} | fields)

@@ -6,8 +6,9 @@ import pathlib
 
 import pytest
 
-from configs import common, validation
-from input_pipeline import copy_paste, pipeline
+from configs import common
+from configs.fields import field_names
+from input_pipeline import color_jitter, copy_paste, pipeline, transforms
 from ltss_jax import optimizer
 from ltss_jax.inference import test_time_augmentation
 from ltss_jax.losses import class_losses, criterion_types, matching
@@ -25,7 +26,8 @@ PACKAGES = ("ltss_jax", "input_pipeline", "kernels")
 # What build.py, or a model that it builds, fills from the config: these leave nothing to a default.
 FILLED = (
   backbones.BackboneConfig,
-  class_losses.ClassLoss,
+  *class_losses.CLASS_LOSSES.values(),
+  color_jitter.ColorJitter,
   copy_paste.CopyPaste,
   criterion_types.CriterionConfig,
   deeplabv3plus.DeepLabV3PlusConfig,
@@ -35,6 +37,10 @@ FILLED = (
   pixel_decoder.PixelDecoderConfig,
   transformer_decoder.TransformerDecoderConfig,
   test_time_augmentation.ViewOptions,
+  transforms.Augmentation,
+  transforms.DecodeScaledCrop,
+  transforms.RandomCrop,
+  transforms.ResizeShortestEdge,
 )
 # Names that a field of the config has in the library -> that of the field.
 OTHER_NAMES = {
@@ -47,6 +53,7 @@ OTHER_NAMES = {
   "classes": "copy_paste_classes",
   "min_scale": "copy_paste_min_scale",
   "max_scale": "copy_paste_max_scale",
+  "exact": "exact_pixels",
 }
 # Defaults under the name of a field that they are not the default of.
 OTHER_THINGS = {
@@ -65,7 +72,7 @@ OTHER_THINGS = {
 def config_values():
   """Last part of a field's name -> the defaults of all fields that end in it."""
   config, values = common.get_config(), {}
-  for field in validation.field_names(config):
+  for field in field_names(config):
     values.setdefault(field.rpartition(".")[2], []).append(config[field])
   return values
 
@@ -133,19 +140,9 @@ def f(a, num_workers=0, *, tau=None, beta=0.5, flip=False): pass
   assert contradictions(source) == [" A.prefetch", " f.num_workers", " f.beta"]
 
 
-def test_every_number_of_the_config_has_a_range():
-  config = common.get_config()
-  numbers = {
-    field
-    for field in validation.field_names(config)
-    if isinstance(config[field], int | float) and not isinstance(config[field], bool)
-  }
-  assert numbers == set(validation.RANGES)
-
-
 def test_the_choices_are_those_that_the_library_has():
-  choices = validation.CHOICES
-  assert choices["loss.class_loss"] == class_losses.CLASS_LOSSES
+  choices = common.CHOICES
+  assert choices["loss.class_loss"] == tuple(class_losses.CLASS_LOSSES)
   assert choices["loss.matcher"] == tuple(matching.BACKENDS)
   assert choices["model.class_head"] == tuple(mask2former.CLASS_HEADS)
   assert choices["model.backbone_norm"] == backbones.NORMS

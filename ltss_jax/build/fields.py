@@ -13,9 +13,9 @@ def fields_of(cls: type, group: Mapping[str, Any], prefix: str = "") -> dict[str
 
   Args:
     cls: dataclass.
-    group: of the config, as `config.model`.
-    prefix: beginning of the config's names that the dataclass's lack; entries without it are left
-      out.
+    group: group of the config, such as `config.model`.
+    prefix: beginning of the config's names that the dataclass's names lack; entries without it are
+      left out.
   """
   names = {field.name for field in dataclasses.fields(cls)}
   values = {

@@ -4,7 +4,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from input_pipeline import copy_paste, pipeline, repeat_factor
+from input_pipeline import copy_paste, pipeline, repeat_factor, transforms
 from ltss_jax.build.fields import fields_of
 from ltss_jax.dataset import Dataset
 
@@ -58,34 +58,27 @@ def train_pipeline_config(
   """The sampling, augmentation and batching of `config.data`.
 
   Args:
-    config: resolved.
-    dataset: that it names.
-    max_targets: as the architecture has it.
+    config: resolved config.
+    dataset: prepared data set of `config.data.name`.
+    max_targets: T of the architecture.
 
   Raises:
     ValueError: `config.data.copy_paste_classes` names a class that the data set lacks.
   """
-  data = config.data
+  data, metadata = config.data, dataset.metadata
   factors = _repeat_factors(config, dataset)
-  return pipeline.TrainPipelineConfig(
-    batch_size=config.batch_size,
-    seed=config.seed,
-    crop_size=data.crop_size,
-    base_size=data.base_size,
-    min_factor=data.min_factor,
-    max_factor=data.max_factor,
-    max_size=data.max_size,
-    max_category_share=data.max_category_share,
-    color_jitter=data.color_jitter,
-    flip=data.flip,
-    ignore_label=dataset.metadata.ignore_label,
-    flip_pairs=dataset.metadata.flip_pairs,
-    num_workers=data.num_workers,
-    prefetch=data.prefetch,
-    max_targets=max_targets,
-    class_counts=tuple(int(n) for n in dataset.train_stats.images_with_class),
-    exact_pixels=data.exact_pixels,
-    repeat_factors=factors if data.sampler == "repeat_factor" else None,
-    copy_paste=_copy_paste(config, dataset),
-    source_weights=factors if data.copy_paste_repeat_factor else None,
+  augmentation = transforms.Augmentation(
+    **fields_of(transforms.Augmentation, data)
+    | {"ignore_label": metadata.ignore_label, "flip_pairs": metadata.flip_pairs}
   )
+  fields = fields_of(pipeline.TrainPipelineConfig, config)
+  fields |= fields_of(pipeline.TrainPipelineConfig, data)
+  fields |= {
+    "augmentation": augmentation,
+    "max_targets": max_targets,
+    "class_counts": tuple(int(n) for n in dataset.train_stats.images_with_class),
+    "repeat_factors": factors if data.sampler == "repeat_factor" else None,
+    "copy_paste": _copy_paste(config, dataset),
+    "source_weights": factors if data.copy_paste_repeat_factor else None,
+  }
+  return pipeline.TrainPipelineConfig(**fields)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from configs import flags as config_parsing, validation, variants
+from configs import common, flags as config_parsing, variants
 
 BASELINE = "baseline"
 DEFAULT_SEEDS = (0, 1, 2)
@@ -127,6 +127,6 @@ def check_configs(given: str, overrides: Mapping[str, Any], methods: Sequence[st
     try:
       config = config_parsing.load(config_argument(given, method))
       config.update_from_flattened_dict(overrides)
-      validation.validate(config)
+      common.validate(config)
     except ValueError as error:
       raise ValueError(f"method {method!r} does not fit: {error}") from error

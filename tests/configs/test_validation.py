@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from configs import common, shapes_lt, validation
+from configs import common, shapes_lt
 
 
 @pytest.mark.parametrize(
@@ -254,10 +254,3 @@ def test_folder_needs_a_root():
   config.data.name = "folder"
   with pytest.raises(ValueError, match=r"config\.data\.root='' .* --config\.data\.root=DIR"):
     common.validate(config)
-
-
-def test_field_names_are_dotted():
-  names = validation.field_names(common.get_config())
-  assert names == sorted(names)
-  assert {"seed", "optimizer.learning_rate"} <= set(names)
-  assert "optimizer" not in names

@@ -2,13 +2,13 @@
 
 import pytest
 
-from configs import coco_stuff_lt, common, shapes_lt, validation
+from configs import coco_stuff_lt, common, shapes_lt
 
 
 def test_variant_values_are_the_valid_field_values():
-  assert tuple(common.VARIANTS["model"]) == validation.CHOICES["model.name"]
+  assert tuple(common.VARIANTS["model"]) == common.CHOICES["model.name"]
   smallest = ("swin_mini", "vit_mini")  # for tests; they have no variant
-  assert (*common.VARIANTS["backbone"], *smallest) == validation.CHOICES["model.backbone"]
+  assert (*common.VARIANTS["backbone"], *smallest) == common.CHOICES["model.backbone"]
 
 
 def test_variant_overwrites_only_what_differs():

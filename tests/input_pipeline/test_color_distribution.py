@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from input_pipeline import transforms
+from input_pipeline import color_jitter
 
 # With the fixed seeds below a correct transform passes always; a wrong one exceeds this by far.
 CHI_SQUARE_QUANTILE = {15: 37.70, 35: 66.62}  # 0.999 quantile by degrees of freedom
@@ -19,7 +19,7 @@ class TestColorJitterDistribution:
   OFF = {"brightness": 0.0, "contrast": (1.0, 1.0), "saturation": (1.0, 1.0), "hue": 0}
 
   def draws(self, pixel, read, count=4000, **on):
-    jitter = transforms.ColorJitter(**(self.OFF | on))
+    jitter = color_jitter.ColorJitter(exact=True, **(self.OFF | on))
     image = np.array([[pixel]], np.uint8)
     results = [
       jitter({"image": image}, np.random.default_rng(seed))["image"] for seed in range(count)
@@ -69,7 +69,7 @@ class TestColorJitterDistribution:
 
   def test_contrast_comes_before_or_after_the_colours_with_equal_chance(self):
     # Contrast 1.5 clips this red to 255 before the saturation is halved, or scales it after.
-    jitter = transforms.ColorJitter(0.0, (1.5, 1.5), (0.5, 0.5), 0)
+    jitter = color_jitter.ColorJitter(True, 0.0, (1.5, 1.5), (0.5, 0.5), 0)
     image = np.array([[(200, 20, 20)]], np.uint8)
     seen = {}
     for seed in range(2000):

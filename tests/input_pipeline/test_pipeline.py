@@ -1,6 +1,5 @@
 """The training stream: one function of (seed, position), however it is computed."""
 
-import dataclasses
 import io
 import multiprocessing
 import os
@@ -65,14 +64,15 @@ class Names(pipeline.TrainBatches):
     return {"record": np.array([order.record_index(first + row) for row in range(self.rows)])}
 
 
-CONFIG = recipes.train_pipeline(
-  batch_size=4, seed=3, crop_size=16, base_size=16, max_size=64, ignore_label=255
-)
-SOURCE = Records(9)
+SETTINGS = dict(batch_size=4, seed=3, crop_size=16, base_size=16, max_size=64, ignore_label=255)
 
 
 def config(**changes):
-  return dataclasses.replace(CONFIG, **changes)
+  return recipes.train_pipeline(**SETTINGS | changes)
+
+
+CONFIG = config()
+SOURCE = Records(9)
 
 
 def take(iterator, count):
@@ -139,7 +139,7 @@ class TestStream:
 
   def test_augmentations_can_be_turned_off(self):
     def names(**changes):
-      return [type(t).__name__ for t in config(**changes).transforms()]
+      return [type(t).__name__ for t in config(**changes).augmentation.chain()]
 
     first = ["DecodeScaledCrop"]
     assert names() == [*first, "ColorJitter", "RandomFlip", "PadTo"]

@@ -39,7 +39,7 @@ class Records:
 
 
 SOURCE = Records()
-PLAIN = recipes.train_pipeline(
+SETTINGS = dict(
   batch_size=4,
   seed=3,
   crop_size=16,
@@ -53,10 +53,16 @@ PLAIN = recipes.train_pipeline(
   max_targets=4,
   class_counts=(1,) * 20,
 )
-REPEATED = dataclasses.replace(PLAIN, repeat_factors=FACTORS)
-PASTED = dataclasses.replace(
-  REPEATED, flip=True, color_jitter=True, copy_paste=recipes.copy_paste(255)
-)
+AUGMENTED = dict(flip=True, color_jitter=True)
+
+
+def stream(**changes):
+  return recipes.train_pipeline(**SETTINGS | changes)
+
+
+PLAIN = stream()
+REPEATED = stream(repeat_factors=FACTORS)
+PASTED = stream(repeat_factors=FACTORS, copy_paste=recipes.copy_paste(255), **AUGMENTED)
 
 
 def batches_of(config, first, count, source=SOURCE):
@@ -122,7 +128,7 @@ def test_state_of_other_factors_is_refused():
 
 @pytest.mark.parametrize("field", ["repeat_factors", "source_weights"])
 def test_factors_of_other_data_are_refused(field):
-  config = dataclasses.replace(PLAIN, **{field: np.ones(3)})
+  config = stream(**{field: np.ones(3)})
   with pytest.raises(ValueError, match=f"{field} has 3 entries, the source 7 records"):
     pipeline.TrainBatches(SOURCE, config)
 
@@ -130,7 +136,7 @@ def test_factors_of_other_data_are_refused(field):
 def pasted_sources(count, **changes):
   """The record of each pasted region; rare classes are the 10 + i, so that every source has one."""
   rare = recipes.copy_paste(255, "rare", rare_classes=range(10, 20))
-  config = dataclasses.replace(PLAIN, batch_size=count, copy_paste=rare, **changes)
+  config = stream(batch_size=count, copy_paste=rare, **changes)
   (batch,) = batches_of(config, 0, 1)
   return np.array([int(label[0, 0]) - 10 for label in batch["label"]]), batch
 
@@ -169,7 +175,7 @@ def test_source_and_destination_are_augmented_independently():
       return 1
 
   paste = recipes.copy_paste(255, "rare", rare_classes=(0, 10))
-  config = dataclasses.replace(PLAIN, flip=True, color_jitter=True, batch_size=64)
+  config = stream(**AUGMENTED, batch_size=64)
   (destination,) = batches_of(config, 0, 1, One())
   (pasted,) = batches_of(dataclasses.replace(config, copy_paste=paste), 0, 1, One())
   same = sum(map(np.array_equal, destination["image"], pasted["image"]))
@@ -189,7 +195,7 @@ def test_batches_of_images_of_all_sizes_have_one_form(mode):
   options = dict(rare_classes=(1, 12), flip=True, min_scale=0.5, max_scale=2.0)
   paste = recipes.copy_paste(255, mode, **options) if mode else None
   scales = dict(min_factor=0.5, max_factor=2.0)
-  config = dataclasses.replace(REPEATED, flip=True, copy_paste=paste, **scales)
+  config = stream(repeat_factors=FACTORS, flip=True, copy_paste=paste, **scales)
   batches = batches_of(config, 0, 8, OfAllSizes())
   forms = [{name: (x.shape, x.dtype) for name, x in batch.items()} for batch in batches]
   assert forms == [forms[0]] * 8

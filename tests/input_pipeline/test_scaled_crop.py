@@ -49,7 +49,7 @@ def random_record(seed, image_format="jpeg", dtype=np.uint8):
   return record(image, label, image_format)
 
 
-RESIZE = transforms.ResizeShortestEdge(48, 150)
+RESIZE = transforms.ResizeShortestEdge(48, 150, 0.5, 2.0)
 
 
 def in_turn(example, rng, crop):
@@ -65,7 +65,7 @@ def test_is_exactly_the_three_in_turn(share, dtype):
   for seed in range(60):
     example = random_record(seed, "png" if seed % 5 == 0 else "jpeg", dtype)
     rng, other = (np.random.default_rng(seed) for _ in range(2))
-    got = transforms.DecodeScaledCrop(RESIZE, crop)(example, rng)
+    got = transforms.DecodeScaledCrop(RESIZE, crop, exact=True)(example, rng)
     expected = in_turn(example, other, crop)
     for key in ("image", "label"):
       np.testing.assert_array_equal(got[key], expected[key])
@@ -75,7 +75,7 @@ def test_is_exactly_the_three_in_turn(share, dtype):
 
 
 def test_fast_has_the_same_geometry_and_label_and_values_within_1_where_it_enlarges():
-  crop = transforms.RandomCrop(40, IGNORE)
+  crop = transforms.RandomCrop(40, IGNORE, 1.0)
   enlarged = 0
   for seed in range(100):
     example = random_record(seed)  # Noise: the hardest case.
@@ -115,7 +115,7 @@ def test_smaller_decoding_changes_less_than_half_a_value_on_average(side):
   example = record(image, np.zeros((640, 800), np.uint8), quality=95)
   resize = transforms.ResizeShortestEdge(side, 2000, 1.0, 1.0)
   results = [
-    transforms.DecodeScaledCrop(resize, transforms.RandomCrop(400, IGNORE), exact)(
+    transforms.DecodeScaledCrop(resize, transforms.RandomCrop(400, IGNORE, 1.0), exact)(
       example, np.random.default_rng(0)
     )["image"].astype(int)
     for exact in (True, False)
@@ -162,7 +162,9 @@ def test_checkerboard_image_and_label_never_differ_by_a_pixel(exact):
   example = record(label[..., None] * np.uint8([255] * 3), label, quality=95)
   chain = [
     transforms.DecodeScaledCrop(
-      transforms.ResizeShortestEdge(96, 400), transforms.RandomCrop(96, IGNORE), exact
+      transforms.ResizeShortestEdge(96, 400, 0.5, 2.0),
+      transforms.RandomCrop(96, IGNORE, 1.0),
+      exact,
     ),
     transforms.RandomFlip(),
     transforms.PadTo(96, IGNORE),
@@ -196,7 +198,7 @@ def test_label_window_is_the_window_of_the_resized_label():
 
 @pytest.mark.parametrize("exact", [True, False])
 def test_errors_name_the_file(exact):
-  transform = transforms.DecodeScaledCrop(RESIZE, transforms.RandomCrop(40, IGNORE), exact)
+  transform = transforms.DecodeScaledCrop(RESIZE, transforms.RandomCrop(40, IGNORE, 1.0), exact)
   rng, good = np.random.default_rng(0), random_record(0)
   for damage in (good["image"][: len(good["image"]) // 2], b"no image", b""):
     with pytest.raises(ValueError, match="a.jpg: the image cannot be decoded"):

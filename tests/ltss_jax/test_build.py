@@ -52,9 +52,11 @@ def test_defaults_sample_uniformly_and_paste_nothing():
   config = built()
   assert config.repeat_factors is None and config.source_weights is None
   assert config.copy_paste is None
-  assert not config.exact_pixels
-  assert (config.crop_size, config.max_size, config.max_targets) == (512, 1333, 5)
-  assert built(exact_pixels=True).exact_pixels
+  augmentation = config.augmentation
+  assert not augmentation.exact_pixels
+  assert (augmentation.crop_size, augmentation.max_size, config.max_targets) == (512, 1333, 5)
+  assert (augmentation.ignore_label, augmentation.flip_pairs) == (255, TABLE.metadata.flip_pairs)
+  assert built(exact_pixels=True).augmentation.exact_pixels
 
 
 def test_repeat_factors_with_the_published_threshold():

@@ -60,7 +60,8 @@ def test_a_folder_says_which_label_it_ignores(root, tmp_path, num_classes, ignor
   assert config.data.ignore_label == -1
   assert dataset.class_metadata(config).ignore_label == ignore_label
   stream = build.train_pipeline_config(resolved, data, max_targets=0)
-  stream = dataclasses.replace(stream, batch_size=3, num_workers=0, crop_size=64, max_size=40)
+  sizes = dataclasses.replace(stream.augmentation, crop_size=64, max_size=40)
+  stream = dataclasses.replace(stream, batch_size=3, num_workers=0, augmentation=sizes)
   batch = pipeline.TrainBatches(prepared.open_source(data.directory, "train"), stream)[0]
   assert batch["label"].dtype == (np.uint8 if ignore_label == 255 else np.uint16)
   assert (batch["label"][:, -1] == ignore_label).all()  # padding below the enlarged images

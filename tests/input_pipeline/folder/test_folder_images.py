@@ -79,7 +79,7 @@ def test_every_image_is_stored_as_a_prediction_sees_it(root, directory, split):
 def test_trainings_and_evaluations_read_them(root, directory):
   source = prepared.open_source(directory, "train")
   chain = transforms.DecodeScaledCrop(
-    transforms.ResizeShortestEdge(24, 48, 1.0, 1.0), transforms.RandomCrop(24, 255), exact=True
+    transforms.ResizeShortestEdge(24, 48, 1.0, 1.0), transforms.RandomCrop(24, 255, 1.0), exact=True
   )
   for index in range(len(source)):
     example = chain(pipeline.read_record(source, index), np.random.default_rng(0))
