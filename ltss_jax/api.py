@@ -14,7 +14,7 @@ from etils import epath
 from PIL import Image, ImageOps
 
 from configs import common, validation
-from input_pipeline import decode, deep_images, prediction_files, resize
+from input_pipeline import datasets, decode, deep_images, prediction_files, resize
 from ltss_jax import build, checkpoint
 from ltss_jax.prediction import predict
 from ltss_jax.visualization import palette, region_names
@@ -187,7 +187,7 @@ def _config_of_weights(directory: epath.Path) -> ml_collections.ConfigDict:
   """The config file of the data set, with the model that stands beside the weights."""
   info = checkpoint.read_info(directory)
   data, model = info.get("data", ""), dict(info.get("model", {}))
-  if data == "folder" or data not in validation.CHOICES["data.name"]:
+  if data not in validation.CHOICES["data.name"] or datasets.find_spec(data).takes_root:
     raise ValueError(
       f"the weights in {directory} are of the data set {data!r}, which names no classes; give"
       " load(..., config=...) a config of configs/folder.py with data.root set"

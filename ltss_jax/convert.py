@@ -18,7 +18,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from configs import flags as config_parsing
-from input_pipeline import class_tables
+from input_pipeline import datasets
 from ltss_jax import build, checkpoint, console, dataset
 from ltss_jax.inference import restore
 from ltss_jax.models import mask2former
@@ -103,9 +103,8 @@ def _fit(
 
 def _num_classes(data: str) -> int | None:
   """Number of classes of a published data set; None for the others."""
-  if data not in class_tables.NAMES:
-    return None
-  return class_tables.load_class_table(data).metadata.num_classes
+  table = datasets.find_spec(data).class_table
+  return None if table is None else table.metadata.num_classes
 
 
 def _class_names(config: ml_collections.ConfigDict, num_classes: int | None) -> list[str] | None:
@@ -115,7 +114,7 @@ def _class_names(config: ml_collections.ConfigDict, num_classes: int | None) -> 
   """
   if num_classes is None:
     return None
-  if config.data.name == "folder":  # which need not be on this machine
+  if datasets.find_spec(config.data.name).takes_root:  # which need not be on this machine
     root = config.data.root
     if not root or not (epath.Path(root).expanduser() / "classes.txt").exists():
       return None

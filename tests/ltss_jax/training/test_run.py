@@ -3,12 +3,12 @@
 import pytest
 
 from configs import mhp_v2_lt
-from input_pipeline import class_tables
+from input_pipeline import datasets
 from ltss_jax import build
 from ltss_jax.losses import class_losses
 from ltss_jax.training import run
 
-STATS = class_tables.load_class_table("mhp_v2_lt").train_stats
+STATS = datasets.find_spec("mhp_v2_lt").official_stats
 
 
 def warning(caplog, config, loss):
