@@ -75,13 +75,14 @@ def _fit(
     backbone = imagenet.recognise(arrays)
     arrays = backbone.arrays
   found = describe.describe(arrays, config.model.class_head)
+  table = datasets.find_spec(config.data.name).class_table  # None where nobody publishes one
   describe.check(
     found,
     model=model,
     backbone=config.model.backbone,
     class_head=config.model.class_head,
     data=config.data.name,
-    num_classes=_num_classes(config.data.name),
+    num_classes=table and table.metadata.num_classes,
   )
   params, stats = abstract_weights(config, found.num_classes or 1)
   if backbone is not None:
@@ -99,12 +100,6 @@ def _fit(
     "num_classes": found.num_classes,
   }
   return params, stats, info, done
-
-
-def _num_classes(data: str) -> int | None:
-  """Number of classes of a published data set; None for the others."""
-  table = datasets.find_spec(data).class_table
-  return None if table is None else table.metadata.num_classes
 
 
 def _class_names(config: ml_collections.ConfigDict, num_classes: int | None) -> list[str] | None:

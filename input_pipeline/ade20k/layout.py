@@ -40,5 +40,4 @@ def read_contents(raw_dir: epath.Path, table: class_tables.ClassTable) -> conten
   }
   metadata = table.metadata
   values = label_values.LabelValues(metadata, metadata.dataset_ids, ignored=(0,))
-  read = readers.pair_reader(values, pairs)
-  return readers.make_contents(table, raw_dir, pairs, read)
+  return readers.pair_contents(table, raw_dir, pairs, values)

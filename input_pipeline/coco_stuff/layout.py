@@ -38,5 +38,4 @@ def read_contents(raw_dir: epath.Path, table: class_tables.ClassTable) -> conten
   metadata = table.metadata
   raw_values = [dataset_id - 1 for dataset_id in metadata.dataset_ids]
   values = label_values.LabelValues(metadata, raw_values, ignored=(255,))
-  read = readers.pair_reader(values, pairs)
-  return readers.make_contents(table, raw_dir, pairs, read)
+  return readers.pair_contents(table, raw_dir, pairs, values)

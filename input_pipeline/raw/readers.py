@@ -43,16 +43,24 @@ def make_contents(
   )
 
 
-def pair_reader(
-  values: label_values.LabelValues, pairs: dict[str, tuple[files.Pair, ...]]
-) -> Callable[[files.Pair], record.Record]:
-  """Returns what reads an image and its label of one channel, for `make_contents`.
+def pair_contents(
+  table: class_tables.ClassTable,
+  raw_dir: epath.Path,
+  pairs: dict[str, tuple[files.Pair, ...]],
+  values: label_values.LabelValues,
+) -> Contents:
+  """Describes a published data set of images and labels of one channel.
 
   A JPEG that ends too early is read as far as it goes.
 
   Args:
+    table: class table of the data set.
+    raw_dir: directory that holds the published files.
+    pairs: split name -> its files; the labels decide together what their stored numbers mean.
     values: label values of the data set.
-    pairs: split name -> its files, which decide what their stored numbers mean.
+
+  Returns:
+    The contents.
 
   Raises:
     ValueError: if the labels can be read in more than one way.
@@ -65,4 +73,4 @@ def pair_reader(
     label = record.read_label(pair.label, only_8_bit=True, history=history)
     return values.make_record(pair.file_name, image, label)
 
-  return read
+  return make_contents(table, raw_dir, pairs, read)
