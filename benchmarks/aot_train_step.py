@@ -20,7 +20,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from configs import flags as config_parsing
-from input_pipeline import class_tables
+from input_pipeline import datasets
 from kernels.ms_deform_attn import aot_gpu, aot_tpu
 from ltss_jax import build, dataset as dataset_lib, mesh as mesh_lib, optimizer
 from ltss_jax.training import train_step as steps
@@ -35,8 +35,8 @@ _GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False}
 
 def lower(config: ml_collections.ConfigDict, devices) -> jax.stages.Lowered:
   """Lowers the training step of a config for a mesh of these devices."""
-  if config.data.name in class_tables.NAMES:  # which need not be there
-    table = class_tables.load_class_table(config.data.name)
+  table = datasets.find_spec(config.data.name).class_table
+  if table is not None:  # the data need not be there
     metadata, train_stats = table.metadata, table.train_stats
   else:
     config, dataset = dataset_lib.prepare_run(config)

@@ -139,14 +139,17 @@ class ClassStats:
     images_with_class: number of images that show the class, int64 [C].
     pixel_share_sum: sum over the images of (pixels of the class) / (H * W), float64 [C]. Ignored
       pixels stay in the denominator.
-    official_name: of the data set whose published table the numbers are; "" where they are of the
-      data at hand.
+    repeat_threshold: published t of repeat factor sampling that goes with a published table, for
+      frequencies at image level; None where none is published, or the numbers are of the data at
+      hand.
+    query_threshold: published t of the frequency-based matcher; None likewise.
   """
 
   num_images: int
   images_with_class: np.ndarray
   pixel_share_sum: np.ndarray
-  official_name: str = ""
+  repeat_threshold: float | None = None
+  query_threshold: float | None = None
 
 
 def class_stats(pixel_counts: PixelCounts, num_classes: int) -> ClassStats:

@@ -1,12 +1,11 @@
-"""Class tables of the six published data sets: names, ids, official training counts.
+"""Class tables of the published data sets: names, ids, official training counts.
 
-The long-tailed three carry the official per-class counts of the training split; the tables stand as
+The long-tailed ones carry the official per-class counts of the training split; the tables stand as
 CSV files in `tables/`.
 """
 
 import csv
 import dataclasses
-import difflib
 import functools
 import pathlib
 
@@ -15,93 +14,63 @@ import numpy as np
 from input_pipeline import class_stats, prepared
 
 _TABLES = pathlib.Path(__file__).parent / "tables"
-# The left and right classes of MHP-v2 swap under a horizontal flip.
-_MHP_FLIP_PAIRS = ((5, 6), (7, 8), (22, 23), (24, 25), (26, 27), (28, 29), (30, 31), (32, 33))
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassTable:
-  """Published facts about a data set.
+  """Published facts about a data set, and the rows of its file.
 
   Attributes:
-    metadata: class names, ids, ignore label and flip pairs.
+    name: name of the data set and of its file.
     num_train_images: published number of training images.
     num_val_images: published number of validation images.
-    train_stats: official statistics of the training split; None where none are published.
+    ignore_label: label of the pixels that belong to no class.
+    flip_pairs: classes that swap under a horizontal flip.
+    repeat_threshold: t of repeat factor sampling, for frequencies at image level; None where none
+      is published.
+    query_threshold: t of the frequency-based matcher; None likewise.
   """
 
-  metadata: prepared.ClassMetadata
-  num_train_images: int
-  num_val_images: int
-  train_stats: class_stats.ClassStats | None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Facts:
+  name: str
   num_train_images: int
   num_val_images: int
   ignore_label: int = 255
   flip_pairs: tuple[tuple[int, int], ...] = ()
+  repeat_threshold: float | None = None
+  query_threshold: float | None = None
 
-
-_FACTS = {
-  "ade20k": _Facts(20_210, 2_000),
-  "ade20k_full": _Facts(25_574, 2_000, ignore_label=65535),
-  "coco_stuff": _Facts(118_287, 5_000),
-  "coco_stuff_lt": _Facts(40_679, 5_000),
-  "mhp_v2": _Facts(15_403, 5_000, flip_pairs=_MHP_FLIP_PAIRS),
-  "mhp_v2_lt": _Facts(6_931, 5_000, flip_pairs=_MHP_FLIP_PAIRS),
-}
-NAMES = tuple(_FACTS)
-
-
-def nearest_name(name: str, names: tuple[str, ...]) -> str:
-  """The entry of `names` that is spelled most like `name`."""
-  return max(names, key=lambda valid: difflib.SequenceMatcher(None, name, valid).ratio())
-
-
-@functools.cache
-def load_class_table(name: str) -> ClassTable:
-  """Loads the class table of a published data set.
-
-  Args:
-    name: one of `NAMES`.
-
-  Returns:
-    The table; its arrays are read-only.
-
-  Raises:
-    ValueError: if there is no such data set; names the nearest valid name.
-  """
-  if name not in _FACTS:
-    raise ValueError(
-      f"There is no class table {name!r}; did you mean {nearest_name(name, NAMES)!r}?"
-      f" Tables: {', '.join(NAMES)}."
+  @functools.cached_property
+  def metadata(self) -> prepared.ClassMetadata:
+    """Class names, ids, ignore label and flip pairs."""
+    return prepared.ClassMetadata(
+      name=self.name,
+      class_names=tuple(self._column("name", str)),
+      dataset_ids=tuple(self._column("dataset_id", int)),
+      ignore_label=self.ignore_label,
+      flip_pairs=self.flip_pairs,
     )
-  facts = _FACTS[name]
-  with (_TABLES / f"{name}.csv").open(encoding="utf-8", newline="") as file:
-    rows = list(csv.DictReader(file))
-  return ClassTable(
-    metadata=prepared.ClassMetadata(
-      name=name,
-      class_names=tuple(row["name"] for row in rows),
-      dataset_ids=tuple(int(row["dataset_id"]) for row in rows),
-      ignore_label=facts.ignore_label,
-      flip_pairs=facts.flip_pairs,
-    ),
-    num_train_images=facts.num_train_images,
-    num_val_images=facts.num_val_images,
-    train_stats=_train_stats(name, rows, facts.num_train_images),
-  )
 
+  @functools.cached_property
+  def train_stats(self) -> class_stats.ClassStats | None:
+    """Official statistics of the training split, read-only; None where none are published."""
+    if "train_images_with_class" not in self._rows[0]:
+      return None
+    images_with_class = np.array(self._column("train_images_with_class", int), np.int64)
+    pixel_share_sum = np.array(self._column("train_pixel_share_sum", float), np.float64)
+    for array in (images_with_class, pixel_share_sum):
+      array.flags.writeable = False  # the record is cached and shared
+    return class_stats.ClassStats(
+      self.num_train_images,
+      images_with_class,
+      pixel_share_sum,
+      self.repeat_threshold,
+      self.query_threshold,
+    )
 
-def _train_stats(
-  name: str, rows: list[dict[str, str]], num_images: int
-) -> class_stats.ClassStats | None:
-  if "train_images_with_class" not in rows[0]:
-    return None
-  images_with_class = np.array([int(row["train_images_with_class"]) for row in rows], np.int64)
-  pixel_share_sum = np.array([float(row["train_pixel_share_sum"]) for row in rows], np.float64)
-  for array in (images_with_class, pixel_share_sum):
-    array.flags.writeable = False  # the record is cached and shared
-  return class_stats.ClassStats(num_images, images_with_class, pixel_share_sum, name)
+  @functools.cached_property
+  def _rows(self) -> list[dict[str, str]]:
+    with (_TABLES / f"{self.name}.csv").open(encoding="utf-8", newline="") as file:
+      return list(csv.DictReader(file))
+
+  def _column(self, name: str, kind: type) -> list:
+    return [kind(row[name]) for row in self._rows]

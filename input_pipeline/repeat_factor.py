@@ -15,11 +15,6 @@ from input_pipeline import class_stats
 
 LEVELS = ("image", "pixel")
 REDUCTIONS = ("max", "mean", "sum")
-# Of the release, for frequencies at image level.
-PUBLISHED_THRESHOLDS = {"ade20k_full": 0.0003, "coco_stuff_lt": 0.0012, "mhp_v2_lt": 0.0012}
-
-# Likewise, below which the frequency-based matcher gives a class more queries.
-PUBLISHED_QUERY_THRESHOLDS = {"ade20k_full": 0.0003, "coco_stuff_lt": 0.0012, "mhp_v2_lt": 0.0024}
 
 
 def _checked(field: str, value: str, choices: tuple[str, ...]) -> str:
@@ -67,8 +62,8 @@ def default_threshold(stats: class_stats.ClassStats, level: str = "image") -> fl
     ValueError: if there is no such level.
   """
   counts = _level_counts(stats, level)
-  if level == "image" and stats.official_name in PUBLISHED_THRESHOLDS:
-    return PUBLISHED_THRESHOLDS[stats.official_name]
+  if level == "image" and stats.repeat_threshold is not None:
+    return stats.repeat_threshold
   return class_stats.frequency_threshold(counts, stats.num_images)
 
 

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from configs import common
 from configs.fields import field_names
-from input_pipeline import decode, deep_images, prediction_files, resize
+from input_pipeline import datasets, decode, deep_images, prediction_files, resize
 from ltss_jax import build, checkpoint
 from ltss_jax.prediction import predict
 from ltss_jax.visualization import palette, region_names
@@ -188,7 +188,7 @@ def _config_of_weights(directory: epath.Path) -> ml_collections.ConfigDict:
   """The config file of the data set, with the model that stands beside the weights."""
   info = checkpoint.read_info(directory)
   data, model = info.get("data", ""), dict(info.get("model", {}))
-  if data == "folder" or data not in common.CHOICES["data.name"]:
+  if data not in common.CHOICES["data.name"] or datasets.find_spec(data).takes_root:
     raise ValueError(
       f"the weights in {directory} are of the data set {data!r}, which names no classes; give"
       " load(..., config=...) a config of configs/folder.py with data.root set"

@@ -18,7 +18,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from configs import flags as config_parsing
-from input_pipeline import class_tables
+from input_pipeline import datasets
 from ltss_jax import architectures, build, checkpoint, console, dataset
 from ltss_jax.inference import restore
 from ltss_jax.weights import describe, huggingface, imagenet, names, official, readers, trees
@@ -74,13 +74,14 @@ def _fit(
     backbone = imagenet.recognise(arrays)
     arrays = backbone.arrays
   found = describe.describe(arrays, config.model.class_head)
+  table = datasets.find_spec(config.data.name).class_table  # None where nobody publishes one
   describe.check(
     found,
     model=model,
     backbone=config.model.backbone,
     class_head=config.model.class_head,
     data=config.data.name,
-    num_classes=_num_classes(config.data.name),
+    num_classes=table and table.metadata.num_classes,
   )
   params, stats = abstract_weights(config, found.num_classes or 1)
   if backbone is not None:
@@ -100,13 +101,6 @@ def _fit(
   return params, stats, info, done
 
 
-def _num_classes(data: str) -> int | None:
-  """Number of classes of a published data set; None for the others."""
-  if data not in class_tables.NAMES:
-    return None
-  return class_tables.load_class_table(data).metadata.num_classes
-
-
 def _class_names(config: ml_collections.ConfigDict, num_classes: int | None) -> list[str] | None:
   """Names of the classes, by which a training that starts from the weights arranges them.
 
@@ -114,7 +108,7 @@ def _class_names(config: ml_collections.ConfigDict, num_classes: int | None) -> 
   """
   if num_classes is None:
     return None
-  if config.data.name == "folder":  # which need not be on this machine
+  if datasets.find_spec(config.data.name).takes_root:  # which need not be on this machine
     root = config.data.root
     if not root or not (epath.Path(root).expanduser() / "classes.txt").exists():
       return None

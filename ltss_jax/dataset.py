@@ -10,8 +10,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from configs import common
-from input_pipeline import class_stats, class_tables, prepare, prepared
-from input_pipeline.folder import layout, source
+from input_pipeline import class_stats, datasets, prepare, prepared
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,9 +19,9 @@ class Dataset:
 
   Attributes:
     metadata: class names, ignore label, flip pairs.
-    directory: of the prepared files.
+    directory: directory of the prepared files.
     train_counts: pixels per class of every training image.
-    val_counts: likewise, of the validation images.
+    val_counts: pixels per class of every validation image.
     train_stats: per-class statistics of the training split: the official ones where they are
       published, else those of the data.
   """
@@ -48,7 +47,7 @@ def prepare_run(config: ml_collections.ConfigDict) -> tuple[ml_collections.Confi
   """Checks the config, loads its data and fills the fields that follow from them.
 
   Args:
-    config: from a file in configs/, with the command line's values.
+    config: config of a file in configs/, with the command line's values.
 
   Returns:
     (resolved config, data set).
@@ -71,7 +70,7 @@ def load_dataset(config: ml_collections.ConfigDict) -> Dataset:
   Process 0 prepares first; a process that does not see its files then prepares its own copy.
 
   Args:
-    config: of the run.
+    config: config of the run.
 
   Raises:
     FileNotFoundError, ValueError: the data are not there or not as they should be.
@@ -91,7 +90,8 @@ def load_dataset(config: ml_collections.ConfigDict) -> Dataset:
   train_counts = prepared.read_pixel_counts(directory, "train")
   # A long-tailed part that the user made of a published data set has another name than that one.
   is_official = metadata.name == config.data.name
-  stats = _train_stats(config.data.name if is_official else "", train_counts, metadata.num_classes)
+  stats = datasets.find_spec(config.data.name).official_stats if is_official else None
+  stats = stats or class_stats.class_stats(train_counts, metadata.num_classes)
   val_counts = prepared.read_pixel_counts(directory, "val")
   dataset = Dataset(metadata, directory, train_counts, val_counts, stats)
   _log_summary(dataset)
@@ -99,50 +99,29 @@ def load_dataset(config: ml_collections.ConfigDict) -> Dataset:
 
 
 def class_metadata(config: ml_collections.ConfigDict) -> prepared.ClassMetadata:
-  """What the labels mean; only a folder whose classes.txt is gone needs prepared data for that.
+  """What the labels mean; only a folder that is gone needs prepared data for that.
 
   Args:
-    config: of the run.
+    config: config of the run.
 
   Raises:
     FileNotFoundError, ValueError: the folder is not as it should be.
   """
   data = config.data
-  if data.name in class_tables.NAMES:
-    return class_tables.load_class_table(data.name).metadata
-  if data.name == "shapes_lt":
-    # tfds takes a second to import, which the other data sets need not wait for.
-    from input_pipeline.shapes_lt import shapes_lt_dataset_builder
-
-    return shapes_lt_dataset_builder.class_metadata()
-  root = source.absolute_root(data.root)
-  if root.is_dir():
-    return layout.read_classes(root, data.ignore_label)
   data_dir = epath.Path(data.dir).expanduser()
-  return prepared.read_metadata(
-    prepare.ensure_prepared(data.name, data_dir, data.root, data.ignore_label)
-  )
+  return datasets.find_spec(data.name).read_classes(data_dir, data.root, data.ignore_label)
 
 
 def train_stats(config: ml_collections.ConfigDict) -> class_stats.ClassStats:
   """Statistics of the training split; where official ones are published, no data need be there.
 
   Args:
-    config: of the run.
+    config: config of the run.
 
   Raises:
     FileNotFoundError, ValueError: the data are needed and not there, or not as they should be.
   """
-  name = config.data.name
-  official = class_tables.load_class_table(name).train_stats if name in class_tables.NAMES else None
-  return official or load_dataset(config).train_stats
-
-
-def _train_stats(
-  name: str, train_counts: class_stats.PixelCounts, num_classes: int
-) -> class_stats.ClassStats:
-  official = class_tables.load_class_table(name).train_stats if name in class_tables.NAMES else None
-  return official or class_stats.class_stats(train_counts, num_classes)
+  return datasets.find_spec(config.data.name).official_stats or load_dataset(config).train_stats
 
 
 def _log_summary(dataset: Dataset) -> None:

@@ -54,12 +54,11 @@ def criterion(**fields) -> mask_criterion.CriterionConfig:
   return mask_criterion.CriterionConfig(**fields_of(mask_criterion.CriterionConfig, values))
 
 
-def mask2former_loss(
-  max_targets: int = 4, **fields
-) -> architectures_mask2former.Mask2FormerLossConfig:
+def mask2former_loss(**fields) -> architectures_mask2former.Mask2FormerLossConfig:
   values = common.get_config().loss.to_dict() | {"class_loss": CROSS_ENTROPY}
   values |= {"max_targets": 4, "ignore_label": 255} | fields
-  return _of(architectures_mask2former.Mask2FormerLossConfig, values)
+  cls = architectures_mask2former.Mask2FormerLossConfig
+  return cls(**fields_of(cls, values))
 
 
 def pixel_loss(**fields) -> architectures_deeplabv3plus.PixelLossConfig:
@@ -72,7 +71,8 @@ def class_loss(name: str, counts=None, **fields) -> ClassLoss:
   values = common.get_config().loss.to_dict()
   if counts is not None:
     values |= {"train_images": counts, "prior_counts": counts}
-  return _of(class_losses.CLASS_LOSSES[name], values | fields)
+  cls = class_losses.CLASS_LOSSES[name]
+  return cls(**fields_of(cls, values | fields))
 
 
 def optimizer(**fields) -> OptimizerConfig:

@@ -8,7 +8,7 @@ import pytest
 
 from configs import common
 from configs.fields import field_names
-from input_pipeline import color_jitter, copy_paste, pipeline, transforms
+from input_pipeline import color_jitter, copy_paste, datasets, pipeline, transforms
 from ltss_jax import optimizer
 from ltss_jax.inference import test_time_augmentation
 from ltss_jax.losses import class_losses, criterion_types, matching
@@ -57,7 +57,7 @@ OTHER_NAMES = {
 }
 # Defaults under the name of a field that they are not the default of.
 OTHER_THINGS = {
-  "input_pipeline/class_tables.py _Facts.ignore_label": "of published data sets",
+  "input_pipeline/class_tables.py ClassTable.ignore_label": "of published data sets",
   "ltss_jax/api.py load.step": "the latest checkpoint, a name for 0",
   "ltss_jax/checkpoint/run.py __init__.keep": "of checkpoints that are only read",
   "ltss_jax/models/attention.py init.dtype": "of initial weights",
@@ -147,4 +147,5 @@ def test_the_choices_are_those_that_the_library_has():
   assert choices["model.class_head"] == tuple(mask2former.CLASS_HEADS)
   assert choices["model.backbone_norm"] == backbones.NORMS
   assert set(choices["model.backbone"]) == set(backbones.NAMES)
+  assert set(choices["data.name"]) == set(datasets.SPECS)
   assert choices["data.copy_paste"] == ("none", *copy_paste.MODES)

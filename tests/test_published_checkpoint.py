@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import class_tables
+from input_pipeline import datasets
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 GOLDEN = REPOSITORY / "tests" / "golden"
@@ -33,7 +33,7 @@ def run(*arguments):
 
 def prepare_coco_stuff(root, image, label):
   """Writes the tree that is published, with one image in each split, and prepares it."""
-  ids = np.array(class_tables.load_class_table("coco_stuff").metadata.dataset_ids)
+  ids = np.array(datasets.find_spec("coco_stuff").class_table.metadata.dataset_ids)
   for folder in ("train2017", "val2017"):
     for kind in ("images", "stuffthingmaps_trainval2017"):
       (root / "raw" / kind / folder).mkdir(parents=True)

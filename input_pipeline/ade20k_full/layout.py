@@ -14,20 +14,21 @@ from etils import epath
 
 from input_pipeline import class_tables, decode
 from input_pipeline.ade20k_full import index as index_lib
-from input_pipeline.raw import contents, files, label_values, published, record
+from input_pipeline.raw import contents, files, label_values, readers, record
 
-NAME = "ade20k_full"
-_TOP = "ADE20K_2021_17_01"
+RAW_FOLDERS = ("ADE20K_2021_17_01",)
+(_TOP,) = RAW_FOLDERS
 _INDEX = "index_ade20k.pkl"
 _MAX_SHORTER_SIDE = 512  # px
 _JPEG_QUALITY = 95  # of images that are resized
 
 
-def read_contents(raw_dir: epath.PathLike) -> contents.Contents:
+def read_contents(raw_dir: epath.Path, table: class_tables.ClassTable) -> contents.Contents:
   """Lists the images and labels of the index.
 
   Args:
-    raw_dir: directory that holds ADE20K_2021_17_01.
+    raw_dir: directory that holds `RAW_FOLDERS`.
+    table: class table of the data set.
 
   Returns:
     What to store.
@@ -36,9 +37,8 @@ def read_contents(raw_dir: epath.PathLike) -> contents.Contents:
     FileNotFoundError: if the folder or the index is missing.
     ValueError: if the index cannot be read or has no images of a split.
   """
-  raw_dir = published.top_folder(raw_dir, NAME, _TOP)
   pairs = _list_pairs(raw_dir, raw_dir / _TOP / _INDEX)
-  metadata = class_tables.load_class_table(NAME).metadata
+  metadata = table.metadata
   values = label_values.LabelValues(metadata, metadata.dataset_ids, ignore_unknown=True)
 
   def read(pair: files.Pair) -> record.Record:
@@ -48,7 +48,7 @@ def read_contents(raw_dir: epath.PathLike) -> contents.Contents:
     image, ids = _limit_size(image, ids)
     return values.make_record(pair.file_name, image, record.RawLabel(pair.label, ids))
 
-  return published.published_contents(NAME, raw_dir, pairs, read)
+  return readers.make_contents(table, raw_dir, pairs, read)
 
 
 def _list_pairs(raw_dir: epath.Path, path: epath.Path) -> dict[str, tuple[files.Pair, ...]]:

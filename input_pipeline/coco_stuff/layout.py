@@ -7,18 +7,19 @@ hold the id of the class minus one, and 255 where there is none.
 from etils import epath
 
 from input_pipeline import class_tables
-from input_pipeline.raw import contents, files, label_values, published
+from input_pipeline.raw import contents, files, label_values, readers
 
-NAME = "coco_stuff"
-_IMAGES, _LABELS = "images", "stuffthingmaps_trainval2017"
+RAW_FOLDERS = ("images", "stuffthingmaps_trainval2017")
+_IMAGES, _LABELS = RAW_FOLDERS
 _FOLDERS = {"train": "train2017", "val": "val2017"}
 
 
-def read_contents(raw_dir: epath.PathLike) -> contents.Contents:
+def read_contents(raw_dir: epath.Path, table: class_tables.ClassTable) -> contents.Contents:
   """Lists the images and labels.
 
   Args:
-    raw_dir: directory that holds images and stuffthingmaps_trainval2017.
+    raw_dir: directory that holds `RAW_FOLDERS`.
+    table: class table of the data set.
 
   Returns:
     What to store.
@@ -27,16 +28,14 @@ def read_contents(raw_dir: epath.PathLike) -> contents.Contents:
     FileNotFoundError: if a folder is missing or empty.
     ValueError: if images and labels do not pair up, or labels can be read in more than one way.
   """
-  raw_dir = published.top_folder(raw_dir, NAME, _IMAGES, _LABELS)
   expected = f"{_IMAGES} and {_LABELS} have train2017/ and val2017/"
   pairs = {
     split: files.list_pairs(
-      raw_dir / _IMAGES / folder, raw_dir / _LABELS / folder, published.IMAGE_SUFFIXES, expected
+      raw_dir / _IMAGES / folder, raw_dir / _LABELS / folder, readers.IMAGE_SUFFIXES, expected
     )
     for split, folder in _FOLDERS.items()
   }
-  metadata = class_tables.load_class_table(NAME).metadata
+  metadata = table.metadata
   raw_values = [dataset_id - 1 for dataset_id in metadata.dataset_ids]
   values = label_values.LabelValues(metadata, raw_values, ignored=(255,))
-  read = published.pair_reader(values, pairs)
-  return published.published_contents(NAME, raw_dir, pairs, read)
+  return readers.pair_contents(table, raw_dir, pairs, values)

@@ -47,7 +47,7 @@ def read_layout(root: epath.PathLike, ignore_label: int) -> Layout:
 
   Args:
     root: the folder.
-    ignore_label: as for `read_classes`.
+    ignore_label: label of the pixels that belong to no class, as for `read_classes`.
 
   Returns:
     The layout, its files in a fixed order.

@@ -23,8 +23,13 @@ def prepare_folder(data_dir: epath.PathLike, root: epath.PathLike, ignore_label:
 
   Raises:
     FileNotFoundError: if neither the folder nor its prepared data is there, or a part is missing.
-    ValueError: if the folder holds something unusable; names the files.
+    ValueError: if no root is given, or the folder holds something unusable; names the files.
   """
+  if not root:
+    raise ValueError(
+      "The data set 'folder' needs its root, the folder that holds images/, annotations/ and"
+      " classes.txt: --config.data.root=DIR (training) or --root=DIR (preparation)."
+    )
   root = source.absolute_root(root)
   directory = source.prepared_directory(data_dir, root)
   existed = directory.exists()  # what appears later is another process's complete work
@@ -52,6 +57,28 @@ def prepare_folder(data_dir: epath.PathLike, root: epath.PathLike, ignore_label:
     logging.info("%s has changed since it was prepared: preparing it anew.", root)
   _build(epath.Path(data_dir), layout, fingerprint)
   return directory
+
+
+def read_classes(
+  data_dir: epath.PathLike, root: epath.PathLike, ignore_label: int
+) -> prepared.ClassMetadata:
+  """Reads what the labels mean; only a folder that is gone needs prepared data for that.
+
+  Args:
+    data_dir: directory of all prepared data (local or gs://).
+    root: the user's folder.
+    ignore_label: label of the pixels that belong to no class; -1: by their number.
+
+  Returns:
+    The classes, with the ignore label that is meant.
+
+  Raises:
+    FileNotFoundError, ValueError: as of `prepare_folder`.
+  """
+  root = source.absolute_root(root)
+  if root.is_dir():
+    return layout_lib.read_classes(root, ignore_label)
+  return prepared.read_metadata(prepare_folder(data_dir, root, ignore_label))
 
 
 def _without_root(directory: epath.Path, root: epath.Path, ignore_label: int) -> epath.Path:

@@ -12,11 +12,13 @@ import numpy as np
 from etils import epath
 
 from input_pipeline import class_tables
-from input_pipeline.raw import contents, files, label_history, label_values, published, record
+from input_pipeline.raw import contents, files, label_history, label_values, readers, record
 
-NAME = "mhp_v2"
-_TOP = "LV-MHP-v2"
+RAW_FOLDERS = ("LV-MHP-v2",)
+(_TOP,) = RAW_FOLDERS
 _SPLITS = ("train", "val")
+# The left and right classes swap under a horizontal flip.
+FLIP_PAIRS = ((5, 6), (7, 8), (22, 23), (24, 25), (26, 27), (28, 29), (30, 31), (32, 33))
 _PERSON = re.compile(r"(.+)_(\d+)_(\d+)")
 _EXPECTED = (
   f"{_TOP} has train_img/ and val_img/ with train_seg/ and val_seg/ (merged labels) or"
@@ -33,11 +35,12 @@ class Example:
   labels: tuple[epath.Path, ...]
 
 
-def read_contents(raw_dir: epath.PathLike) -> contents.Contents:
+def read_contents(raw_dir: epath.Path, table: class_tables.ClassTable) -> contents.Contents:
   """Lists the images and labels.
 
   Args:
-    raw_dir: directory that holds LV-MHP-v2.
+    raw_dir: directory that holds `RAW_FOLDERS`.
+    table: class table of the data set.
 
   Returns:
     What to store.
@@ -47,9 +50,8 @@ def read_contents(raw_dir: epath.PathLike) -> contents.Contents:
     ValueError: if images and labels do not pair up, a person's label is missing, or labels can be
       read in more than one way.
   """
-  raw_dir = published.top_folder(raw_dir, NAME, _TOP)
   examples = {split: _list_examples(raw_dir / _TOP, split) for split in _SPLITS}
-  metadata = class_tables.load_class_table(NAME).metadata
+  metadata = table.metadata
   values = label_values.LabelValues(metadata, metadata.dataset_ids, ignored=(255,))
   labels = [path for split in examples.values() for example in split for path in example.labels]
   history = label_history.find_history(labels, values.known)
@@ -64,16 +66,16 @@ def read_contents(raw_dir: epath.PathLike) -> contents.Contents:
       values.check(label.path, label.values)  # of the merged label it would name another file
     return values.make_record(example.file_name, image, merge_persons(labels))
 
-  return published.published_contents(NAME, raw_dir, examples, read)
+  return readers.make_contents(table, raw_dir, examples, read)
 
 
 def _list_examples(top: epath.Path, split: str) -> tuple[Example, ...]:
   images, merged = top / f"{split}_img", top / f"{split}_seg"
   if merged.is_dir():
-    pairs = files.list_pairs(images, merged, published.IMAGE_SUFFIXES, _EXPECTED)
+    pairs = files.list_pairs(images, merged, readers.IMAGE_SUFFIXES, _EXPECTED)
     return tuple(Example(pair.file_name, pair.image, (pair.label,)) for pair in pairs)
   parsing = top / f"{split}_parsing"
-  image_of = files.list_files(images, published.IMAGE_SUFFIXES, _EXPECTED)
+  image_of = files.list_files(images, readers.IMAGE_SUFFIXES, _EXPECTED)
   persons_of = _group_persons(files.list_files(parsing, (".png",), _EXPECTED))
   first_of = {stem: paths[0] for stem, paths in persons_of.items()}
   files.check_partners(image_of, first_of, images, parsing)

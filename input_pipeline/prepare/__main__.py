@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from absl import app, flags, logging
 from etils import epath
 
-from input_pipeline import class_stats, lt_sampling, prepared
-from input_pipeline.prepare import command, ensure, subset
+from input_pipeline import class_stats, datasets, lt_sampling, prepared
+from input_pipeline.prepare import command, subset
 
 _DATA_DIR = flags.DEFINE_string("data_dir", "data", "Directory of all prepared data.")
 _ROOT = flags.DEFINE_string("root", "", "The user's folder; for the data set `folder` only.")
@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
   if len(argv) != 2:
     print(
       f"Name one data set, got {list(argv[1:])}: python -m input_pipeline.prepare NAME, NAME one of"
-      f" {', '.join(ensure.NAMES)}.",
+      f" {', '.join(datasets.SPECS)}.",
       file=sys.stderr,
     )
     return 2

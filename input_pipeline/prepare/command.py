@@ -5,7 +5,7 @@ import dataclasses
 from absl import logging
 from etils import epath
 
-from input_pipeline import class_tables, prepared
+from input_pipeline import datasets, prepared
 from input_pipeline.prepare import ensure, published, subset
 from input_pipeline.raw import contents
 
@@ -15,13 +15,13 @@ class Request:
   """What the user asks for.
 
   Attributes:
-    name: of the data set.
+    name: name of the data set.
     data_dir: directory of all prepared data.
     root: the user's folder; for `folder` only.
     ignore_label: label of the pixels without a class, -1: by their number; for `folder` only.
     raw_dir: directory of the published files; for the published data sets.
     make_long_tailed: whether to make a long-tailed part of the data set.
-    choice: which training images a long-tailed part keeps; None where no flag says anything of it.
+    choice: training images that a long-tailed part keeps; None where no flag says anything of it.
   """
 
   name: str
@@ -46,58 +46,56 @@ def prepare(request: Request) -> epath.Path:
     FileNotFoundError: if files are missing.
     ValueError: if flags do not fit together or files are not usable.
   """
-  ensure.check_name(request.name)
-  _check_flags(request)
+  spec = datasets.find_spec(request.name)
+  _check_flags(request, spec)
   if request.make_long_tailed:
     whole = prepare(dataclasses.replace(request, make_long_tailed=False, choice=None))
     return _make_long_tailed(request, whole)
-  if request.name in published.PARENTS:
-    return _prepare_published_part(request)
-  if request.name in class_tables.NAMES:
+  if spec.part_of:
+    return _prepare_published_part(request, spec)
+  if spec.layout is not None:
     return published.prepare_published(request.name, request.raw_dir, request.data_dir)
   return ensure.ensure_prepared(request.name, request.data_dir, request.root, request.ignore_label)
 
 
-def _check_flags(request: Request) -> None:
+def _check_flags(request: Request, spec: datasets.DatasetSpec) -> None:
   name, choice = request.name, request.choice
-  if request.raw_dir and name not in class_tables.NAMES:
+  if request.raw_dir and spec.class_table is None:
     raise ValueError(f"--raw_dir belongs to the published data sets; {name!r} has none.")
   if choice is None and request.make_long_tailed:
     raise ValueError("--make_long_tailed needs --target_images, --target_gini or --image_list.")
-  if choice is not None and not (request.make_long_tailed or name in published.PARENTS):
+  if choice is not None and not (request.make_long_tailed or spec.part_of):
     raise ValueError(
       f"--image_list, --target_images, --target_gini, --level and --seed choose a part of {name!r}:"
       " add --make_long_tailed to make one."
     )
 
 
-def _prepare_published_part(request: Request) -> epath.Path:
+def _prepare_published_part(request: Request, spec: datasets.DatasetSpec) -> epath.Path:
   """The long-tailed data sets: by the list of images, else of the official number of images."""
-  table = class_tables.load_class_table(request.name)
   choice = request.choice or subset.Choice()
   if not choice.image_list and choice.target_images is None:
-    choice = dataclasses.replace(choice, target_images=table.num_train_images)
+    choice = dataclasses.replace(choice, target_images=spec.class_table.num_train_images)
   target = epath.Path(request.data_dir) / request.name / contents.VERSION
   existed = target.exists()  # what appears later is another process's complete work
-  directory, _ = ensure.find_complete(request.name, request.data_dir)
+  directory, _ = published.find_complete(request.name, request.data_dir)
   if directory is not None:
     if request.choice is not None:
       subset.check_choice(directory, choice)
     return directory
-  parent = published.PARENTS[request.name]
-  if not request.raw_dir and ensure.find_complete(parent, request.data_dir)[0] is None:
-    return ensure.ensure_prepared(request.name, request.data_dir)  # which says what to do
-  whole = published.prepare_published(parent, request.raw_dir, request.data_dir)
+  if not request.raw_dir and published.find_complete(spec.part_of, request.data_dir)[0] is None:
+    return published.find_published(request.name, request.data_dir)  # which says what to do
+  whole = published.prepare_published(spec.part_of, request.raw_dir, request.data_dir)
   if existed and not prepared.make_room(target):
-    return _prepare_published_part(request)  # which finds it
+    return _prepare_published_part(request, spec)  # which finds it
   return subset.prepare_part(
     subset.Part(
       name=request.name,
       data_dir=epath.Path(request.data_dir),
-      metadata=table.metadata,
+      metadata=spec.class_table.metadata,
       whole=whole,
       choice=choice,
-      official=table.train_stats,
+      official=spec.official_stats,
     )
   )
 

@@ -54,12 +54,12 @@ class Part:
   """A part of a prepared data set, to be prepared.
 
   Attributes:
-    name: of the data set.
+    name: name of the data set.
     config_name: directory between name and version; none where empty.
     data_dir: directory of all prepared data.
     metadata: classes of the part, those of the whole.
     whole: prepared directory of the whole.
-    choice: which training images stay; all validation images do.
+    choice: training images that stay; all validation images do.
     official: published statistics of the part's training split, where there are some.
   """
 
@@ -86,7 +86,7 @@ def prepare_part(part: Part) -> epath.Path:
   """Prepares a part from the prepared records and statistics of the whole; decodes no image.
 
   Args:
-    part: what to prepare.
+    part: part to prepare.
 
   Returns:
     The prepared directory; its `source.json` holds how the part compares with the whole.

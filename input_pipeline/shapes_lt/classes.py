@@ -8,6 +8,7 @@ configs/shapes_lt.py switches it off.
 
 import dataclasses
 
+from input_pipeline import prepared
 from input_pipeline.shapes_lt import shapes
 
 NUM_TRAIN_IMAGES = 1200
@@ -131,3 +132,10 @@ CLASS_NAMES = tuple(spec.name for spec in CLASSES)
 NUM_CLASSES = len(CLASSES)
 # Mirror images of each other: a horizontal flip of the image must swap the two labels.
 FLIP_PAIRS = ((CLASS_NAMES.index("arrow_right"), CLASS_NAMES.index("arrow_left")),)
+METADATA = prepared.ClassMetadata(
+  name="shapes_lt",
+  class_names=CLASS_NAMES,
+  dataset_ids=tuple(range(NUM_CLASSES)),
+  ignore_label=IGNORE_LABEL,
+  flip_pairs=FLIP_PAIRS,
+)

@@ -22,17 +22,6 @@ the same scenes.
 """
 
 
-def class_metadata() -> prepared.ClassMetadata:
-  """Class names, ids, ignore label and mirrored pairs of shapes_lt."""
-  return prepared.ClassMetadata(
-    name="shapes_lt",
-    class_names=classes.CLASS_NAMES,
-    dataset_ids=tuple(range(classes.NUM_CLASSES)),
-    ignore_label=classes.IGNORE_LABEL,
-    flip_pairs=classes.FLIP_PAIRS,
-  )
-
-
 def encode_scene(scene: scenes.Scene) -> tuple[bytes, bytes]:
   """Encodes a scene as (JPEG bytes of the image, PNG bytes of the label)."""
   bgr = cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR)
@@ -66,7 +55,7 @@ class ShapesLt(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
     del dl_manager  # Nothing to download.
-    prepared.write_metadata(self.data_path, class_metadata())
+    prepared.write_metadata(self.data_path, classes.METADATA)
     return {split: self._generate_examples(split) for split in plan.SPLITS}
 
   def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:

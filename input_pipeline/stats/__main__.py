@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from absl import app, flags
 from etils import epath
 
-from input_pipeline import class_tables
+from input_pipeline import datasets
 from input_pipeline.stats import plots, report, text
 
 _OUTPUT_DIR = flags.DEFINE_string(
@@ -23,15 +23,15 @@ _OUTPUT_DIR = flags.DEFINE_string(
 
 def load(data: str) -> report.Statistics:
   """Statistics of what the user named: a published data set's table or a prepared directory."""
-  if data in class_tables.NAMES:
+  if data in datasets.PUBLISHED:
     return report.from_table(data)
   if epath.Path(data).is_dir():
     return report.from_directory(data)
-  nearest = class_tables.nearest_name(data, class_tables.NAMES)
+  nearest = datasets.nearest_name(data, datasets.PUBLISHED)
   raise ValueError(
     f"{data!r} is neither a directory nor the name of a published data set; did you mean"
     f" {nearest!r}? Give a prepared directory, <data_dir>/<data set>/<version>, or one of"
-    f" {', '.join(class_tables.NAMES)}."
+    f" {', '.join(datasets.PUBLISHED)}."
   )
 
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
   if len(argv) != 2:
     print(
       f"Name one data set, got {list(argv[1:])}: python -m input_pipeline.stats DATA, DATA a"
-      f" prepared directory or one of {', '.join(class_tables.NAMES)}.",
+      f" prepared directory or one of {', '.join(datasets.PUBLISHED)}.",
       file=sys.stderr,
     )
     return 2

@@ -7,7 +7,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from input_pipeline import class_stats, class_tables, lt_sampling, prepared
+from input_pipeline import class_stats, datasets, lt_sampling, prepared
 
 LEVELS = ("image_level", "pixel_level")
 
@@ -48,16 +48,16 @@ def from_table(name: str) -> Statistics:
   """Statistics of a published data set from its official table alone.
 
   Raises:
-    ValueError: if there is no such table, or it has no counts.
+    ValueError: if there is no such data set, or its table has no counts.
   """
-  table = class_tables.load_class_table(name)
-  if table.train_stats is None:
-    counted = [n for n in class_tables.NAMES if class_tables.load_class_table(n).train_stats]
+  spec = datasets.find_spec(name)
+  if spec.official_stats is None:
+    counted = [spec.name for spec in datasets.SPECS.values() if spec.official_stats]
     raise ValueError(
       f"No official counts are published for {name}; give the directory of its prepared data."
       f" Tables with counts: {', '.join(counted)}."
     )
-  return Statistics(table.metadata, table.train_stats, {}, {})
+  return Statistics(spec.class_table.metadata, spec.official_stats, {}, {})
 
 
 def from_directory(directory: epath.PathLike) -> Statistics:
@@ -71,7 +71,7 @@ def from_directory(directory: epath.PathLike) -> Statistics:
     raise FileNotFoundError(
       f"{directory} holds no complete prepared data set; missing: {', '.join(missing)}. Give a"
       " directory <data_dir>/<data set>/<version>, or the name of a published data set for its"
-      f" official table alone: {', '.join(class_tables.NAMES)}."
+      f" official table alone: {', '.join(datasets.PUBLISHED)}."
     )
   metadata = prepared.read_metadata(directory)
   counts = {split: prepared.read_pixel_counts(directory, split) for split in prepared.SPLITS}
@@ -84,9 +84,9 @@ def from_directory(directory: epath.PathLike) -> Statistics:
 
 
 def _official_stats(metadata: prepared.ClassMetadata) -> class_stats.ClassStats | None:
-  if metadata.name not in class_tables.NAMES:
+  if metadata.name not in datasets.PUBLISHED:
     return None
-  table = class_tables.load_class_table(metadata.name)
+  table = datasets.find_spec(metadata.name).class_table
   if table.metadata.class_names != metadata.class_names:
     logging.warning(
       "The data set is called %s, but its classes are not those of the official table: not"

@@ -77,8 +77,7 @@ def query_numbers(
   if not loss.frequency_matcher:
     return None
   stats = _required(stats, "loss.frequency_matcher", True)
-  published = repeat_factor.PUBLISHED_QUERY_THRESHOLDS.get(stats.official_name)
-  threshold = loss.query_threshold or published
+  threshold = loss.query_threshold or stats.query_threshold
   if threshold is None:
     threshold = class_stats.frequency_threshold(stats.images_with_class, stats.num_images)
   frequency = repeat_factor.class_frequency(stats)

@@ -11,7 +11,7 @@ from absl import logging
 from etils import epath
 from jax.sharding import Mesh
 
-from input_pipeline import class_tables
+from input_pipeline import datasets
 from ltss_jax import architectures, checkpoint, mesh as mesh_lib
 from ltss_jax.dataset import Dataset
 from ltss_jax.inference import restore
@@ -43,7 +43,7 @@ def initial_state(
   """
   directory = config.init.checkpoint
   if not directory:
-    if config.data.name in class_tables.NAMES:
+    if config.data.name in datasets.PUBLISHED:
       logging.warning(
         "config.init.checkpoint is empty: the backbone starts from random weights, while every "
         "published result of %s starts from ImageNet weights, without which it is far out of reach."

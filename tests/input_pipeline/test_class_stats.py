@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
-from input_pipeline import class_stats, class_tables
+from input_pipeline import class_stats, datasets
 
 # Long-tailed data set -> published (Gini, sizes of rare/common/frequent) by images and by pixels.
 PUBLISHED = {
@@ -19,7 +19,7 @@ COUNTS = hnp.arrays(np.int64, st.integers(1, 60), elements=st.integers(0, 10**6)
 
 
 def published_counts(name, level):
-  stats = class_tables.load_class_table(name).train_stats
+  stats = datasets.find_spec(name).official_stats
   return (stats.images_with_class, stats.pixel_share_sum)[level]
 
 
@@ -197,7 +197,7 @@ QUERIES = {
 @pytest.mark.parametrize("name", QUERIES)
 def test_query_numbers_are_the_published_ones(name):
   threshold, means, above_one, largest = QUERIES[name]
-  stats = class_tables.load_class_table(name).train_stats
+  stats = datasets.find_spec(name).official_stats
   numbers = class_stats.query_numbers(
     stats.images_with_class / stats.num_images, threshold, scale=2
   )
@@ -209,7 +209,7 @@ def test_query_numbers_are_the_published_ones(name):
 
 
 def test_histogram_of_query_numbers_of_ade20k_full():
-  stats = class_tables.load_class_table("ade20k_full").train_stats
+  stats = datasets.find_spec("ade20k_full").official_stats
   numbers = class_stats.query_numbers(stats.images_with_class / stats.num_images, 0.0003, scale=2)
   values, sizes = np.unique(numbers, return_counts=True)
   assert dict(zip(values.tolist(), sizes.tolist(), strict=True)) == {

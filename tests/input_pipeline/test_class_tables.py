@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from input_pipeline import class_tables
+from input_pipeline import datasets
 
 NUM_CLASSES = {
   "ade20k": 150,
@@ -13,22 +13,28 @@ NUM_CLASSES = {
 }
 
 
-@pytest.mark.parametrize("name", class_tables.NAMES)
+@pytest.mark.parametrize("name", NUM_CLASSES)
 def test_table_has_published_classes(name):
-  table = class_tables.load_class_table(name)
-  assert table.metadata.name == name
-  assert table.metadata.num_classes == NUM_CLASSES[name]
-  assert len(set(table.metadata.dataset_ids)) == NUM_CLASSES[name]
-  assert len(set(table.metadata.class_names)) == NUM_CLASSES[name]
-  assert table.metadata.ignore_label == (65535 if name == "ade20k_full" else 255)
+  assert datasets.find_spec(name).class_table.metadata.num_classes == NUM_CLASSES[name]
 
 
-@pytest.mark.parametrize("name", class_tables.NAMES)
-def test_only_long_tailed_tables_have_counts(name):
-  stats = class_tables.load_class_table(name).train_stats
-  if name not in ("ade20k_full", "coco_stuff_lt", "mhp_v2_lt"):
-    assert stats is None
-    return
+@pytest.mark.parametrize("name", datasets.PUBLISHED)
+def test_classes_differ(name):
+  metadata = datasets.find_spec(name).class_table.metadata
+  assert metadata.name == name
+  assert len(set(metadata.dataset_ids)) == metadata.num_classes
+  assert len(set(metadata.class_names)) == metadata.num_classes
+  assert metadata.ignore_label == (65535 if metadata.num_classes > 255 else 255)
+
+
+@pytest.mark.parametrize("name", ["ade20k", "coco_stuff", "mhp_v2"])
+def test_tables_of_balanced_data_sets_have_no_counts(name):
+  assert datasets.find_spec(name).official_stats is None
+
+
+@pytest.mark.parametrize("name", ["ade20k_full", "coco_stuff_lt", "mhp_v2_lt"])
+def test_counts_of_long_tailed_data_sets(name):
+  stats = datasets.find_spec(name).official_stats
   assert stats.images_with_class.shape == stats.pixel_share_sum.shape == (NUM_CLASSES[name],)
   assert stats.images_with_class.min() >= 1
   assert np.all(stats.images_with_class <= stats.num_images)
@@ -39,7 +45,7 @@ def test_only_long_tailed_tables_have_counts(name):
 
 
 def test_values_of_single_rows():
-  table = class_tables.load_class_table("ade20k_full")
+  table = datasets.find_spec("ade20k_full").class_table
   assert table.metadata.class_names[1] == "building, edifice"
   assert table.metadata.dataset_ids[1] == 312
   assert table.train_stats.images_with_class[1] == 7243
@@ -49,7 +55,7 @@ def test_values_of_single_rows():
 
 @pytest.mark.parametrize("name", ["mhp_v2", "mhp_v2_lt"])
 def test_flip_pairs_swap_left_and_right(name):
-  metadata = class_tables.load_class_table(name).metadata
+  metadata = datasets.find_spec(name).class_table.metadata
   names = [name.lower() for name in metadata.class_names]
   sided = {index for index, name in enumerate(names) if "left" in name or "right" in name}
   assert {index for pair in metadata.flip_pairs for index in pair} == sided
@@ -58,11 +64,6 @@ def test_flip_pairs_swap_left_and_right(name):
 
 
 def test_arrays_are_read_only():
-  stats = class_tables.load_class_table("mhp_v2_lt").train_stats
+  stats = datasets.find_spec("mhp_v2_lt").official_stats
   with pytest.raises(ValueError, match="read-only"):
     stats.images_with_class[0] = 1
-
-
-def test_wrong_name_suggests_nearest():
-  with pytest.raises(ValueError, match="'coco_stuf_lt'; did you mean 'coco_stuff_lt'"):
-    class_tables.load_class_table("coco_stuf_lt")

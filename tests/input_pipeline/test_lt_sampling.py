@@ -8,7 +8,7 @@ import scipy.stats
 from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 
-from input_pipeline import class_stats, class_tables, lt_sampling
+from input_pipeline import class_stats, datasets, lt_sampling
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 # What rounding may take from a coefficient that should not fall.
@@ -208,7 +208,7 @@ def test_rank_correlation_is_scipys(pairs):
 
 
 def test_official_table_equals_itself():
-  counts = class_tables.load_class_table("coco_stuff_lt").train_stats.images_with_class
+  counts = datasets.find_spec("coco_stuff_lt").official_stats.images_with_class
   result = lt_sampling.comparison(counts, counts)
   assert result["rank_correlation"] == pytest.approx(1, abs=1e-12)
   assert result["total_difference"] == 0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from input_pipeline import class_stats, class_tables, repeat_factor, sampling
+from input_pipeline import class_stats, datasets, repeat_factor, sampling
 
 # Four images of 10 x 10 pixels. Class 0 is in three of them, class 1 in two, class 2 in one; the
 # last image has no class at all.
@@ -74,12 +74,12 @@ class TestFactorsByHand:
   def test_default_thresholds(self):
     published = {"mhp_v2_lt": 0.0012, "coco_stuff_lt": 0.0012, "ade20k_full": 0.0003}
     for name, threshold in published.items():
-      official = class_tables.load_class_table(name).train_stats
+      official = datasets.find_spec(name).official_stats
       assert repeat_factor.default_threshold(official) == threshold
     # Three classes: a is the entry int(0.2 * 3) = 0 of the ascending counts, that is 1 of 4 images.
     assert repeat_factor.default_threshold(STATS) == 0.25
     # Nothing is published for the pixel level: 0.04 images of 4.
-    published = dataclasses.replace(STATS, official_name="mhp_v2_lt")
+    published = dataclasses.replace(STATS, repeat_threshold=0.0012)
     assert repeat_factor.default_threshold(published, "pixel") == pytest.approx(0.01)
 
   def test_wrong_arguments(self):

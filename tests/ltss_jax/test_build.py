@@ -8,13 +8,13 @@ import pytest
 from etils import epath
 
 from configs import ade20k_full, coco_stuff_lt, common, mhp_v2_lt, shapes_lt
-from input_pipeline import class_stats, class_tables, pipeline, repeat_factor
+from input_pipeline import class_stats, datasets, pipeline, repeat_factor
 from ltss_jax import build, mesh as mesh_lib
 from ltss_jax.build.fields import fields_of
 from ltss_jax.dataset import Dataset
 from ltss_jax.losses import class_losses
 
-TABLE = class_tables.load_class_table("mhp_v2_lt")
+TABLE = datasets.find_spec("mhp_v2_lt").class_table
 # Three images; class 51 of MHP-v2-LT is rare.
 COUNTS = class_stats.PixelCounts.from_rows(
   [(10, 10)] * 3,
@@ -152,7 +152,7 @@ CONFIGS = {"ade20k_full": ade20k_full, "coco_stuff_lt": coco_stuff_lt, "mhp_v2_l
 
 def query_numbers(name, **fields):
   """(numbers through the config, training images with the class and their fraction)."""
-  config, stats = CONFIGS[name].get_config(), class_tables.load_class_table(name).train_stats
+  config, stats = CONFIGS[name].get_config(), datasets.find_spec(name).official_stats
   config.loss.update({"frequency_matcher": True} | fields)
   numbers = np.array(build.losses.query_numbers(config, stats))
   return numbers, stats.images_with_class / stats.num_images

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs import coco_stuff_lt, folder, mhp_v2, shapes_lt
-from input_pipeline import class_stats, class_tables, pipeline, prepare, prepared
+from input_pipeline import class_stats, datasets, pipeline, prepare, prepared
 from input_pipeline.prepare import command, subset
 from ltss_jax import build, dataset
 from ltss_jax.workdir import run_config, run_data
@@ -90,7 +90,7 @@ def test_official_statistics_come_before_those_of_the_data(root, tmp_path):
   made = prepare.ensure_prepared("folder", tmp_path, str(root))
   target = tmp_path / "coco_stuff_lt" / "1.0.0"
   shutil.copytree(made, target)
-  table = class_tables.load_class_table("coco_stuff_lt")
+  table = datasets.find_spec("coco_stuff_lt").class_table
   prepared.write_metadata(target, table.metadata)
   prepared.write_sums(target)
   config = coco_stuff_lt.get_config()
@@ -108,7 +108,7 @@ def test_official_statistics_come_before_those_of_the_data(root, tmp_path):
 def test_published_class_names_need_no_data(tmp_path):
   config = coco_stuff_lt.get_config()
   config.data.dir = str(tmp_path)
-  table = class_tables.load_class_table("coco_stuff_lt")
+  table = datasets.find_spec("coco_stuff_lt").class_table
   assert dataset.class_metadata(config) == table.metadata
   assert list(tmp_path.iterdir()) == []
 

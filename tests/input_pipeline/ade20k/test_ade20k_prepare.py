@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import class_tables, decode, prepared
+from input_pipeline import datasets, decode, prepared
 from input_pipeline.prepare import ensure_prepared, published
 
 SIZES = {"training": [(31, 47), (24, 33), (50, 21)], "validation": [(23, 29), (17, 40)]}
@@ -37,7 +37,7 @@ def prepare(raw_dir, tmp_path):
 def test_images_are_untouched_and_labels_shifted(raw_dir, tmp_path, raw_files, caplog):
   directory = prepare(raw_dir, tmp_path)
   assert directory == tmp_path / "data" / "ade20k" / "1.0.0"
-  assert prepared.read_metadata(directory) == class_tables.load_class_table("ade20k").metadata
+  assert prepared.read_metadata(directory) == datasets.find_spec("ade20k").class_table.metadata
   for split, folder in SPLITS.items():
     records = prepared.open_source(directory, split)
     counts = prepared.read_pixel_counts(directory, split)

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import class_tables, decode, prepared
+from input_pipeline import datasets, decode, prepared
 from input_pipeline.ade20k_full import layout
 from input_pipeline.prepare import published
 
-TABLE = class_tables.load_class_table("ade20k_full")
+TABLE = datasets.find_spec("ade20k_full").class_table
 TOP = "ADE20K_2021_17_01"
 # File name -> (folder, height, width); three have a shorter side above 512 px.
 IMAGES = {

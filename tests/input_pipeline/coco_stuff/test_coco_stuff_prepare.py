@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from input_pipeline import class_tables, prepared
+from input_pipeline import datasets, prepared
 from input_pipeline.prepare import published
 
-TABLE = class_tables.load_class_table("coco_stuff")
+TABLE = datasets.find_spec("coco_stuff").class_table
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from input_pipeline import class_tables, decode, prepared
+from input_pipeline import datasets, decode, prepared
 from input_pipeline.prepare import published
 
 SIZES = {"train": [(33, 47), (21, 30), (26, 35)], "val": [(25, 19)]}
@@ -61,7 +61,7 @@ def prepare(raw_dir):
 
 def test_merged_labels(raw_dir, raw_files):
   directory = prepare(raw_dir)
-  assert prepared.read_metadata(directory) == class_tables.load_class_table("mhp_v2").metadata
+  assert prepared.read_metadata(directory) == datasets.find_spec("mhp_v2").class_table.metadata
   for split, sizes in SIZES.items():
     records = prepared.open_source(directory, split)
     assert [records[i]["file_name"] for i in range(len(records))] == [

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import class_tables, prepare, prepared
+from input_pipeline import datasets, prepare, prepared
 
 
 def make_folder(root):
@@ -39,7 +39,7 @@ def test_wrong_name_suggests_nearest(tmp_path):
     prepare.ensure_prepared("shape_lt", tmp_path)
 
 
-@pytest.mark.parametrize("name", class_tables.NAMES)
+@pytest.mark.parametrize("name", datasets.PUBLISHED)
 def test_published_data_set_that_is_absent(tmp_path, name):
   with pytest.raises(FileNotFoundError) as error:
     prepare.ensure_prepared(name, tmp_path)

@@ -119,11 +119,11 @@ def test_a_start_leaves_alone_what_another_has_mended_meanwhile(raw_dir, tmp_pat
   read_contents = layout.read_contents
   made_by_other = []
 
-  def read_slowly(top):
+  def read_slowly(*arguments):
     monkeypatch.undo()
     prepare(raw_dir, tmp_path)  # the other start, from begin to end
     made_by_other.append(os.stat(directory).st_ino)
-    return read_contents(top)
+    return read_contents(*arguments)
 
   monkeypatch.setattr(layout, "read_contents", read_slowly)
   assert prepare(raw_dir, tmp_path) == directory

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from input_pipeline import class_stats, class_tables, lt_sampling, prepared
+from input_pipeline import class_stats, datasets, lt_sampling, prepared
 from input_pipeline.prepare import command, ensure_prepared, published, subset
 
 REPOSITORY = pathlib.Path(__file__).parents[3]
@@ -60,7 +60,7 @@ def test_image_list_is_what_is_kept(raw_dir, tmp_path, caplog):
   assert names_in(directory) == [f"{index:012d}.jpg" for index in (0, 4, 7)]
   assert len(names_in(directory, "val")) == 2
   assert (
-    prepared.read_metadata(directory) == class_tables.load_class_table("coco_stuff_lt").metadata
+    prepared.read_metadata(directory) == datasets.find_spec("coco_stuff_lt").class_table.metadata
   )
   whole = tmp_path / "data" / "coco_stuff" / "1.0.0"
   part_records, whole_records = (prepared.open_source(d, "train") for d in (directory, whole))
@@ -191,7 +191,7 @@ def test_mhp_v2_lt_is_a_part_of_mhp_v2(tmp_path, raw_files):
 @pytest.mark.parametrize("name", ["coco_stuff_lt", "mhp_v2_lt"])
 def test_parts_have_the_classes_of_the_whole(name):
   part, whole = (
-    class_tables.load_class_table(n).metadata for n in (name, name.removesuffix("_lt"))
+    datasets.find_spec(n).class_table.metadata for n in (name, name.removesuffix("_lt"))
   )
   assert (part.class_names, part.dataset_ids) == (whole.class_names, whole.dataset_ids)
   assert (part.ignore_label, part.flip_pairs) == (whole.ignore_label, whole.flip_pairs)

@@ -57,7 +57,7 @@ def test_pixel_counts_are_in_record_order(prepared_directory):
 def test_metadata_stands_beside_the_records(prepared_directory):
   assert not prepared.missing_files(prepared_directory)
   metadata = prepared.read_metadata(prepared_directory)
-  assert metadata == shapes_lt_dataset_builder.class_metadata()
+  assert metadata == classes.METADATA
   names = [metadata.class_names[c] for c in metadata.flip_pairs[0]]
   assert names == ["arrow_right", "arrow_left"]
 

@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 
-from input_pipeline import class_stats, class_tables, prepared
+from input_pipeline import class_stats, datasets, prepared
 from input_pipeline.stats import report, text
 
 
@@ -12,7 +12,7 @@ from input_pipeline.stats import report, text
 def _published_directory(prepared_directory, tmp_path):
   """The small data set with the name and the classes of MHP-v2-LT."""
   directory = shutil.copytree(prepared_directory, tmp_path / "1.0.0")
-  prepared.write_metadata(directory, class_tables.load_class_table("mhp_v2_lt").metadata)
+  prepared.write_metadata(directory, datasets.find_spec("mhp_v2_lt").class_table.metadata)
   prepared.write_sums(directory)
   return directory
 
@@ -56,7 +56,7 @@ def test_record_of_prepared_data_by_hand(prepared_directory):
 
 @pytest.mark.parametrize("name", ["ade20k_full", "coco_stuff_lt", "mhp_v2_lt"])
 def test_record_of_official_table(name):
-  stats = class_tables.load_class_table(name).train_stats
+  stats = datasets.find_spec(name).official_stats
   record = report.record(report.from_table(name))
   assert record["groups_from"] == "official"
   assert record["splits"] == {} and record["comparison"] is None
@@ -71,7 +71,7 @@ def test_record_of_official_table(name):
 
 def test_prepared_data_is_compared_with_the_official_table(published_directory):
   statistics = report.from_directory(published_directory)
-  official = class_tables.load_class_table("mhp_v2_lt").train_stats
+  official = datasets.find_spec("mhp_v2_lt").official_stats
   record = report.record(statistics)
   assert record["groups_from"] == "official"
   assert record["official"]["image_level"]["group_sizes"] == {
@@ -103,7 +103,7 @@ def test_other_classes_under_a_published_name_are_not_compared(published_directo
 
 
 def test_published_name_without_counts_uses_the_data(published_directory):
-  table = class_tables.load_class_table("mhp_v2")
+  table = datasets.find_spec("mhp_v2").class_table
   prepared.write_metadata(published_directory, table.metadata)
   prepared.write_sums(published_directory)
   record = report.record(report.from_directory(published_directory))

@@ -11,7 +11,7 @@ from etils import epath
 from PIL import Image
 
 from configs import mhp_v2
-from input_pipeline import class_tables
+from input_pipeline import datasets
 from ltss_jax import architectures, build, checkpoint, dataset, mesh, optimizer
 from ltss_jax.inference import restore
 from ltss_jax.models import deeplabv3plus
@@ -225,7 +225,7 @@ def test_images_are_seen_as_the_evaluation_is_told_to(weights, images, tmp_path)
     predict.predict(config, "none", source=source, output=output, weights=directory)
     labels[flip] = read(output / "both.png")
   swapped = np.arange(NUM_CLASSES)
-  for left, right in class_tables.load_class_table("mhp_v2").metadata.flip_pairs:
+  for left, right in datasets.find_spec("mhp_v2").class_table.metadata.flip_pairs:
     swapped[left], swapped[right] = right, left
   same = {flip: (label == swapped[label[:, ::-1]]).mean() for flip, label in labels.items()}
   assert same[True] > 0.98 > same[False]

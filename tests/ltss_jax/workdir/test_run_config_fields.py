@@ -9,14 +9,14 @@ from etils import epath
 
 from configs import common
 from configs.fields import field_names
-from input_pipeline import class_stats, class_tables
+from input_pipeline import class_stats, datasets
 from ltss_jax import build, checkpoint
 from ltss_jax.dataset import Dataset
 from ltss_jax.inference import restore
 from ltss_jax.workdir import run_config
 
 MODELS = common.CHOICES["model.name"]
-TABLE = class_tables.load_class_table("mhp_v2_lt")
+TABLE = datasets.find_spec("mhp_v2_lt").class_table
 FIELDS = field_names(common.get_config())
 
 # What may change when a run goes on: it reaches neither the model nor the loss, the optimizer or

@@ -5,15 +5,15 @@ from typing import Any
 
 from etils import epath
 
-from input_pipeline import class_tables, file_access, prepared
+from input_pipeline import class_tables, prepared
 from input_pipeline.raw import files, label_history, label_values, record
 from input_pipeline.raw.contents import Contents
 
 IMAGE_SUFFIXES = (".jpg",)
 
 
-def published_contents(
-  name: str,
+def make_contents(
+  table: class_tables.ClassTable,
   raw_dir: epath.Path,
   items: dict[str, Sequence[Any]],
   read: Callable[[Any], record.Record],
@@ -21,7 +21,7 @@ def published_contents(
   """Describes a published data set for the builder; warns of a number of images that differs.
 
   Args:
-    name: of the data set.
+    table: class table of the data set.
     raw_dir: directory that holds the published files.
     items: split name -> what `read` takes.
     read: reads one example.
@@ -29,14 +29,13 @@ def published_contents(
   Returns:
     The contents, with the classes of the class table.
   """
-  table = class_tables.load_class_table(name)
   published = {"train": table.num_train_images, "val": table.num_val_images}
   for split in prepared.SPLITS:
-    files.warn_of_count(name, split, len(items[split]), published[split])
+    files.warn_of_count(table.name, split, len(items[split]), published[split])
   return Contents(
-    title=name,
+    title=table.name,
     root=str(raw_dir),
-    description=f"The published data set {name}.",
+    description=f"The published data set {table.name}.",
     metadata=table.metadata,
     items=items,
     read=read,
@@ -44,38 +43,24 @@ def published_contents(
   )
 
 
-def top_folder(raw_dir: epath.PathLike, name: str, *folders: str) -> epath.Path:
-  """Returns the raw directory of a data set, where the published folders are in it.
-
-  Args:
-    raw_dir: directory that the user gave.
-    name: of the data set.
-    *folders: what the directory must hold.
-
-  Raises:
-    FileNotFoundError: if one of the folders is not there.
-  """
-  raw_dir = epath.Path(raw_dir).expanduser()
-  file_access.check_name(raw_dir)
-  for folder in folders:
-    if not (raw_dir / folder).is_dir():
-      raise FileNotFoundError(
-        f"{raw_dir / folder} is missing: --raw_dir for {name} is the directory that holds"
-        f" {' and '.join(folders)}. docs/data.md has the whole tree and where it is obtained."
-      )
-  return raw_dir
-
-
-def pair_reader(
-  values: label_values.LabelValues, pairs: dict[str, tuple[files.Pair, ...]]
-) -> Callable[[files.Pair], record.Record]:
-  """Returns what reads an image and its label of one channel, for `published_contents`.
+def pair_contents(
+  table: class_tables.ClassTable,
+  raw_dir: epath.Path,
+  pairs: dict[str, tuple[files.Pair, ...]],
+  values: label_values.LabelValues,
+) -> Contents:
+  """Describes a published data set of images and labels of one channel.
 
   A JPEG that ends too early is read as far as it goes.
 
   Args:
-    values: of the data set.
-    pairs: split name -> its files, which decide what their stored numbers mean.
+    table: class table of the data set.
+    raw_dir: directory that holds the published files.
+    pairs: split name -> its files; the labels decide together what their stored numbers mean.
+    values: label values of the data set.
+
+  Returns:
+    The contents.
 
   Raises:
     ValueError: if the labels can be read in more than one way.
@@ -88,4 +73,4 @@ def pair_reader(
     label = record.read_label(pair.label, only_8_bit=True, history=history)
     return values.make_record(pair.file_name, image, label)
 
-  return read
+  return make_contents(table, raw_dir, pairs, read)
