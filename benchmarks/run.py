@@ -19,7 +19,7 @@ from absl import app
 
 from benchmarks import against_transformers, training
 from configs import shapes_lt
-from input_pipeline import eval_pipeline, pipeline, prepared
+from input_pipeline import pipeline, prepared, validation_batches
 from ltss_jax import build, console, dataset as dataset_lib, mesh as mesh_lib
 from ltss_jax.evaluation.confusion import confusion_matrix
 from ltss_jax.inference import score_maps
@@ -121,7 +121,7 @@ def training_and_evaluation() -> None:
     counts = dataset.val_counts
     predictor = Predictor(architecture, mesh)
     for name in ("evaluation with compilation", "evaluation"):
-      batches = eval_pipeline.EvalBatches(
+      batches = validation_batches.ValidationBatches(
         source,
         (counts.height, counts.width),
         batch_size=config.eval.batch_size,

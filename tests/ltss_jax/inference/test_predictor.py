@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import shapes_lt
-from input_pipeline import eval_pipeline, resize
+from input_pipeline import resize, validation_batches
 from ltss_jax import architectures, build, mesh as mesh_lib
 from ltss_jax.evaluation import confusion
 from ltss_jax.inference import score_maps, sliding_window, test_time_augmentation
@@ -90,7 +90,7 @@ def counts(
   height, width = (np.array(side) for side in zip(*SIZES, strict=True))
   total = 0
   for part in range(parts):
-    batches = eval_pipeline.EvalBatches(
+    batches = validation_batches.ValidationBatches(
       source,
       (height, width),
       batch_size=batch_size,
