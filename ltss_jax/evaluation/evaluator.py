@@ -24,7 +24,7 @@ from ltss_jax.workdir import atomic_file, paths, run_config, run_data
 _SAMPLE_IMAGES = 32
 
 
-class EvaluationRun:
+class Evaluator:
   """Scores states of one architecture on the validation split.
 
   Attributes:
@@ -215,7 +215,7 @@ def evaluate_checkpoint(
   if weights is None:
     restore.require_run(workdir)
   config, dataset = prepare_run(config)
-  evaluation = EvaluationRun(config, dataset, workdir)
+  evaluation = Evaluator(config, dataset, workdir)
   if weights is None:
     name, *state = restore.of_run(config, workdir, evaluation.architecture, dataset.metadata)
   else:
