@@ -65,13 +65,16 @@ def hard_pixel_mining() -> None:
 def labels_at_original_size() -> None:
   """Blockwise resize and argmax against resizing everything, 171 classes to 640 x 480."""
   scores = jax.random.normal(jax.random.key(0), (1, 128, 171, 171))
-  taps = score_maps.bilinear_taps(128, 480, 480), score_maps.bilinear_taps(171, 640, 640)
+  interpolation = (
+    score_maps.interpolation_weights(128, 480, 480),
+    score_maps.interpolation_weights(171, 640, 640),
+  )
 
   def labels(scores):
     def block(start, count):
       return jax.lax.dynamic_slice_in_dim(scores[0], start, count, axis=-1)
 
-    return score_maps.argmax(block, 171, 480 * 640, taps)
+    return score_maps.argmax(block, 171, 480 * 640, interpolation)
 
   compare(
     "resize and argmax",

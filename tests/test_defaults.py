@@ -34,7 +34,7 @@ FILLED = (
   pipeline.TrainPipelineConfig,
   pixel_decoder.PixelDecoderConfig,
   transformer_decoder.TransformerDecoderConfig,
-  test_time_augmentation.ViewOptions,
+  test_time_augmentation.AugmentationOptions,
 )
 # Names that a field of the config has in the library -> that of the field.
 OTHER_NAMES = {

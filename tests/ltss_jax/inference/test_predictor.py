@@ -83,7 +83,7 @@ def counts(
   if window:
     architecture = sliding_window.over_windows(architecture, window, window - 3)
   options = dataclasses.replace(
-    test_time_augmentation.PLAIN, max_size=64, shape_multiple=multiple, **options
+    test_time_augmentation.NO_AUGMENTATION, max_size=64, shape_multiple=multiple, **options
   )
   predictor = Predictor(architecture, mesh, options)
   replicated = jax.device_put(variables, mesh_lib.replicated(mesh))
@@ -204,7 +204,11 @@ def test_a_model_of_single_pixels_sees_no_windows_and_no_padding(source, variabl
 
 def test_scores_are_means_over_scales_and_mirrored_images(source, variables):
   options = dataclasses.replace(
-    test_time_augmentation.PLAIN, scales=(20, 40), max_size=64, flip=True, flip_pairs=((1, 3),)
+    test_time_augmentation.NO_AUGMENTATION,
+    scales=(20, 40),
+    max_size=64,
+    flip=True,
+    flip_pairs=((1, 3),),
   )
   mesh = mesh_lib.data_mesh(jax.devices()[:1])
   predictor = Predictor(colour_architecture(), mesh, options)
