@@ -28,22 +28,22 @@ _INPUTS = ((128, 171), (512, 683))
 
 def _ours(scores: np.ndarray, label: np.ndarray) -> Callable[[], np.ndarray]:
   """Scores [h, w, C] are on the device, as a network leaves them."""
-  taps = [
-    score_maps.bilinear_taps(own, out, out)
+  interpolation = [
+    score_maps.interpolation_weights(own, out, out)
     for own, out in zip(scores.shape[:2], _SIZE, strict=True)
   ]
 
   @jax.jit
-  def labels(scores, taps):
+  def labels(scores, interpolation):
     def block(start, count):
       return jax.lax.dynamic_slice_in_dim(scores, start, count, axis=-1)
 
-    return score_maps.argmax(block, _NUM_CLASSES, _SIZE[0] * _SIZE[1], tuple(taps))
+    return score_maps.argmax(block, _NUM_CLASSES, _SIZE[0] * _SIZE[1], tuple(interpolation))
 
   scores = jax.device_put(scores)
 
   def run():
-    prediction = np.asarray(labels(scores, taps))
+    prediction = np.asarray(labels(scores, interpolation))
     return metrics.confusion_matrix(label, prediction, _NUM_CLASSES, _IGNORE_LABEL)
 
   return run

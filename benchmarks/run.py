@@ -19,7 +19,7 @@ from absl import app
 
 from benchmarks import against_transformers, training
 from configs import shapes_lt
-from input_pipeline import eval_pipeline, pipeline, prepared
+from input_pipeline import pipeline, prepared, validation_batches
 from ltss_jax import build, console, dataset as dataset_lib, mesh as mesh_lib
 from ltss_jax.evaluation.confusion import confusion_matrix
 from ltss_jax.inference import score_maps
@@ -65,13 +65,16 @@ def hard_pixel_mining() -> None:
 def labels_at_original_size() -> None:
   """Blockwise resize and argmax against resizing everything, 171 classes to 640 x 480."""
   scores = jax.random.normal(jax.random.key(0), (1, 128, 171, 171))
-  taps = score_maps.bilinear_taps(128, 480, 480), score_maps.bilinear_taps(171, 640, 640)
+  interpolation = (
+    score_maps.interpolation_weights(128, 480, 480),
+    score_maps.interpolation_weights(171, 640, 640),
+  )
 
   def labels(scores):
     def block(start, count):
       return jax.lax.dynamic_slice_in_dim(scores[0], start, count, axis=-1)
 
-    return score_maps.argmax(block, 171, 480 * 640, taps)
+    return score_maps.argmax(block, 171, 480 * 640, interpolation)
 
   compare(
     "resize and argmax",
@@ -122,7 +125,7 @@ def training_and_evaluation() -> None:
     architecture = build.build_architecture(config, num_classes=dataset.metadata.num_classes)
     predictor = Predictor(architecture, mesh)
     for name in ("evaluation with compilation", "evaluation"):
-      batches = eval_pipeline.EvalBatches(
+      batches = validation_batches.ValidationBatches(
         source,
         (counts.height, counts.width),
         batch_size=config.eval.batch_size,

@@ -15,8 +15,9 @@ from PIL import Image, ImageOps
 
 from configs import common
 from configs.fields import field_names
-from input_pipeline import datasets, decode, deep_images, prediction_files, resize
+from input_pipeline import datasets, decode, deep_images, inference_batches, prediction_files
 from ltss_jax import build, checkpoint
+from ltss_jax.inference import stream
 from ltss_jax.prediction import predict
 from ltss_jax.visualization import palette, region_names
 from ltss_jax.workdir import paths, run_config
@@ -85,16 +86,15 @@ class Model:
       ValueError: the image cannot be read, is too large, or the array is no RGB image.
     """
     image = self._read(image)  # [H, W, 3]
-    options, size = self.config.eval, image.shape[:2]
-    shape = resize.eval_size(*size, options.min_size, options.max_size)
-    batch = resize.resize_image(image, *shape)[None]  # [1, h, w, 3]
-    labels = np.asarray(self._predictor(*self._weights, batch, [size]))[0, : size[0], : size[1]]
+    options = self.config.eval
+    batch = inference_batches.single_batch(image, options.min_size, options.max_size)
+    (one,) = stream.predictions(self._predictor, *self._weights, [batch])
     dtype = prediction_files.label_dtype(len(self.classes))
 
     def scores() -> np.ndarray:
-      return self._predictor.scores(*self._weights, batch, [size])[0]
+      return self._predictor.scores(*self._weights, batch.image, [image.shape[:2]])[0]
 
-    return Segmentation(labels.astype(dtype), self.classes, image, scores)
+    return Segmentation(one.label_map.astype(dtype), self.classes, image, scores)
 
   def _read(self, image: str | os.PathLike | Image.Image | np.ndarray) -> np.ndarray:
     """RGB, upright, uint8 [H, W, 3]."""

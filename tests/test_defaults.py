@@ -36,7 +36,7 @@ FILLED = (
   pipeline.TrainPipelineConfig,
   pixel_decoder.PixelDecoderConfig,
   transformer_decoder.TransformerDecoderConfig,
-  test_time_augmentation.ViewOptions,
+  test_time_augmentation.AugmentationOptions,
   transforms.Augmentation,
   transforms.DecodeScaledCrop,
   transforms.RandomCrop,

@@ -54,7 +54,7 @@ ROOMS = {
     "workdir",
   ),
   "study": ("console", "results", "workdir"),
-  "api": ("build", "checkpoint", "prediction", "visualization", "workdir"),
+  "api": ("build", "checkpoint", "inference", "prediction", "visualization", "workdir"),
   "convert": (
     "architectures",
     "build",

@@ -19,20 +19,20 @@ def build_predictor(
   """The predictor of the views and windows that `config.eval` asks for.
 
   Args:
-    config: of the run; its batches are to be of `config.eval.min_size`.
+    config: config of the run; its batches are to be of `config.eval.min_size`.
     architecture: the model.
-    mesh: of this process's own devices.
+    mesh: mesh of this process's own devices.
     flip_pairs: classes that swap in a mirrored image.
   """
   options = config.eval
   if options.window:
     stride = options.window_stride or -(-2 * options.window // 3)
     architecture = sliding_window.over_windows(architecture, options.window, stride)
-  view_options = test_time_augmentation.ViewOptions(
+  augmentation = test_time_augmentation.AugmentationOptions(
     scales=tuple(options.scales),
     max_size=options.scales_max_size,
     flip=options.flip,
     flip_pairs=tuple(flip_pairs),
     shape_multiple=options.shape_multiple,
   )
-  return Predictor(architecture, mesh, view_options)
+  return Predictor(architecture, mesh, augmentation)

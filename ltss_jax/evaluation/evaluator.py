@@ -2,7 +2,7 @@
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,13 +11,12 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from input_pipeline import eval_pipeline, prediction_files, prepared
+from input_pipeline import prediction_files
 from ltss_jax import build, mesh as mesh_lib
 from ltss_jax.dataset import Dataset, prepare_run
-from ltss_jax.evaluation import examples
-from ltss_jax.evaluation.confusion import PredictedLabel, confusion_matrix, predicted_labels
-from ltss_jax.inference import coco_rle, restore
-from ltss_jax.inference.predictor import Predictor
+from ltss_jax.evaluation import examples, validation_split
+from ltss_jax.evaluation.confusion import confusion_matrix
+from ltss_jax.inference import coco_rle, restore, stream
 from ltss_jax.results import evaluated_data, evaluation_record
 from ltss_jax.workdir import atomic_file, paths, run_config, run_data
 
@@ -25,16 +24,21 @@ from ltss_jax.workdir import atomic_file, paths, run_config, run_data
 _SAMPLE_IMAGES = 32
 
 
-class EvaluationRun:
-  """Scores states of one architecture on the validation split."""
+class Evaluator:
+  """Scores states of one architecture on the validation split.
+
+  Attributes:
+    architecture: the model.
+    predictor: predictor on this process's devices, with programs of all shapes evaluated so far.
+  """
 
   def __init__(self, config: ml_collections.ConfigDict, dataset: Dataset, workdir: epath.PathLike):
     """Sets up; nothing is read or compiled yet.
 
     Args:
-      config: resolved.
-      dataset: of the run.
-      workdir: results go to WORKDIR/eval/<name>.json.
+      config: resolved config.
+      dataset: data set of the run.
+      workdir: folder of the run; results go to WORKDIR/eval/<name>.json.
 
     Raises:
       ValueError: config.eval.batch_size does not divide over the devices.
@@ -50,7 +54,7 @@ class EvaluationRun:
       "config.eval.batch_size", config.eval.batch_size, jax.device_count(), "devices"
     )
     self._mesh = mesh_lib.data_mesh(jax.local_devices())
-    self._predictor = build.build_predictor(
+    self.predictor = build.build_predictor(
       config, self.architecture, self._mesh, dataset.metadata.flip_pairs
     )
 
@@ -66,9 +70,9 @@ class EvaluationRun:
     `config.eval.save_json` asks for <name>_predictions.json as well.
 
     Args:
-      name: the state's step, or the name of its weights.
-      params: replicated over all devices.
-      stats: likewise.
+      name: step of the state, or name of its weights.
+      params: parameters, replicated over all devices.
+      stats: statistics, likewise.
       interrupt: called after every image; what it raises ends the evaluation before anything is
         written.
 
@@ -79,17 +83,17 @@ class EvaluationRun:
     weights = [mesh_lib.local_replica(tree, self._mesh) for tree in (params, stats)]
     entries: dict[int, list[dict[str, Any]]] = {}
 
-    def visit(one: PredictedLabel) -> None:
+    def visit(one: stream.Prediction) -> None:
       interrupt()
       if options.save_json:
-        entries[one.index] = coco_rle.label_entries(
-          one.prediction, dataset.metadata.dataset_ids, one.file_name
+        entries[one.image.index] = coco_rle.label_entries(
+          one.label_map, dataset.metadata.dataset_ids, one.image.file_name
         )
 
     confusion = confusion_matrix(
-      self._predictor,
+      self.predictor,
       *weights,
-      self._batches(options.shape_multiple),
+      validation_split.batches(dataset, options, shape_multiple=options.shape_multiple),
       num_classes=dataset.metadata.num_classes,
       ignore_label=dataset.metadata.ignore_label,
       visit=visit,
@@ -116,33 +120,20 @@ class EvaluationRun:
     logging.info("%s: %s", what, evaluation_record.summary_line(record))
     return record
 
-  def _batches(
-    self, shape_multiple: int, only: Sequence[int] | None = None
-  ) -> eval_pipeline.EvalBatches:
-    """This process's share of the validation images, or of those of the given records."""
-    counts, options = self._dataset.val_counts, self._config.eval
-    return eval_pipeline.EvalBatches(
-      prepared.open_source(self._dataset.directory, "val"),
-      (counts.height, counts.width),
-      batch_size=options.batch_size,
-      min_size=options.min_size,
-      max_size=options.max_size,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-      shape_multiple=shape_multiple,
-      only=only,
-    )
-
   def _effect_of_rounding(self, params: Any, stats: Any) -> dict[str, Any]:
     """Share of a sample's pixels whose label is another one at the exact shape."""
-    multiple = self._config.eval.shape_multiple
+    options = self._config.eval
+    multiple = options.shape_multiple
     number = len(self._dataset.val_counts)
     sample = np.unique(np.linspace(0, number - 1, _SAMPLE_IMAGES).astype(int)).tolist()
-    by_multiple = []
-    for batches in (self._batches(multiple, sample), self._batches(1, sample)):
-      labels = predicted_labels(self._predictor, params, stats, batches)
-      by_multiple.append({one.index: one.prediction for one in labels})
-    rounded, exact = by_multiple
+    label_maps, shapes = [], []
+    for sides in (multiple, 1):
+      split = validation_split.batches(self._dataset, options, shape_multiple=sides)
+      part = validation_split.batches(self._dataset, options, shape_multiple=sides, only=sample)
+      predicted = stream.predictions(self.predictor, params, stats, part)
+      label_maps.append({one.image.index: one.label_map for one in predicted})
+      shapes.append(len(split.shapes))
+    rounded, exact = label_maps
     different = sum(int(np.sum(rounded[index] != exact[index])) for index in exact)
     pixels = sum(label.size for label in exact.values())
     different, pixels = mesh_lib.sum_over_processes(np.array([[different, pixels]]))[0].tolist()
@@ -151,8 +142,7 @@ class EvaluationRun:
       "config.eval.shape_multiple=%d: %d input shapes instead of %d; %s %% of the pixels of %d "
       "sampled images have another label than at their exact shapes",
       multiple,
-      len(self._batches(multiple).shapes),
-      len(self._batches(1).shapes),
+      *shapes,
       share,
       len(sample),
     )
@@ -188,11 +178,6 @@ class EvaluationRun:
     """What the records say of the data that they are of."""
     return run_data.evaluated(self._dataset)
 
-  @property
-  def predictor(self) -> Predictor:
-    """With the programs of all shapes evaluated so far, on a mesh of this process's devices."""
-    return self._predictor
-
 
 def scalars(record: dict[str, Any]) -> dict[str, float]:
   """The record's totals and groups under names for TensorBoard: "eval/mIoU_image_rare", ..."""
@@ -211,9 +196,9 @@ def evaluate_checkpoint(
   """Scores a saved step, `config.eval.step`, or converted weights.
 
   Args:
-    config: of the run or of the weights; only what inference does not depend on may differ.
-    workdir: of the run; the results go there.
-    weights: directory of converted weights, to be scored instead of the run's.
+    config: config of the run or of the weights; only what inference does not depend on may differ.
+    workdir: folder of the run; the results go there.
+    weights: directory of converted weights, scored instead of the run's.
 
   Returns:
     The record, which is also written to WORKDIR/eval/<step>.json; of converted weights to
@@ -228,7 +213,7 @@ def evaluate_checkpoint(
   if weights is None:
     restore.require_run(workdir)
   config, dataset = prepare_run(config)
-  evaluation = EvaluationRun(config, dataset, workdir)
+  evaluation = Evaluator(config, dataset, workdir)
   if weights is None:
     name, *state = restore.of_run(config, workdir, evaluation.architecture, dataset.metadata)
   else:

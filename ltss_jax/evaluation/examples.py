@@ -10,9 +10,11 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from input_pipeline import eval_pipeline, prepared, resize
+from input_pipeline import resize
 from ltss_jax import mesh as mesh_lib
 from ltss_jax.dataset import Dataset
+from ltss_jax.evaluation import validation_split
+from ltss_jax.inference import stream
 from ltss_jax.inference.predictor import Predictor
 from ltss_jax.results import metrics
 from ltss_jax.visualization import example_images
@@ -39,9 +41,10 @@ class Examples:
     """Chooses the images; nothing is read yet.
 
     Args:
-      config: resolved.
-      dataset: of the run.
-      predictor: on a mesh of this process's devices; that of an evaluation has compiled all shapes.
+      config: resolved config.
+      dataset: data set of the run.
+      predictor: predictor on a mesh of this process's devices; that of an evaluation has compiled
+        all shapes.
       count: largest number of images.
     """
     self._dataset, self._predictor, self._options = dataset, predictor, config.eval
@@ -59,33 +62,23 @@ class Examples:
     """Yields the examples at their original size.
 
     Args:
-      params: replicated over all devices.
-      stats: likewise.
+      params: parameters, replicated over all devices.
+      stats: statistics, likewise.
     """
-    counts, metadata = self._dataset.val_counts, self._dataset.metadata
-    batches = eval_pipeline.EvalBatches(
-      prepared.open_source(self._dataset.directory, "val"),
-      (counts.height, counts.width),
-      # As many rows as in evaluation, so that its programs serve here.
-      batch_size=self._options.batch_size // jax.process_count(),
-      min_size=self._options.min_size,
-      max_size=self._options.max_size,
+    metadata = self._dataset.metadata
+    batches = validation_split.batches(
+      self._dataset,
+      self._options,
       shape_multiple=self._options.shape_multiple,
       only=self._indices,
+      on_one_process=True,
     )
-    params, stats = (mesh_lib.local_replica(tree, self._mesh) for tree in (params, stats))
-    for batch in batches:
-      own = batch.image.shape[1:3]
-      sizes = [own if label is None else label.shape for label in batch.labels]
-      predicted = np.asarray(self._predictor(params, stats, batch.image, sizes, batch.sizes))
-      for row, label in enumerate(batch.labels):
-        if label is not None:
-          height, width = label.shape
-          prediction = predicted[row, :height, :width]
-          rows, columns = batch.sizes[row]  # the rest is padding
-          image = resize.resize_image(batch.image[row, :rows, :columns], height, width)
-          miou = image_miou(label, prediction, metadata.num_classes, metadata.ignore_label)
-          yield Example(batch.file_names[row], miou, image, label, prediction)
+    weights = [mesh_lib.local_replica(tree, self._mesh) for tree in (params, stats)]
+    for one in stream.predictions(self._predictor, *weights, batches):
+      label, prediction = one.image.label, one.label_map
+      image = resize.resize_image(one.model_input, *label.shape)
+      miou = image_miou(label, prediction, metadata.num_classes, metadata.ignore_label)
+      yield Example(one.image.file_name, miou, image, label, prediction)
 
 
 def choose(shapes: Sequence[tuple[int, int]], count: int) -> list[int]:
@@ -113,7 +106,7 @@ def image_miou(
     label: integers [H, W].
     prediction: integers [H, W].
     num_classes: C.
-    ignore_label: pixels with it are left out.
+    ignore_label: label of the pixels that are left out.
 
   Returns:
     A fraction; nan where no pixel is labelled.
@@ -132,9 +125,9 @@ def keep(chosen: Examples, params: Any, stats: Any, path: epath.PathLike) -> Non
 
   Args:
     chosen: the images.
-    params: replicated over all devices.
-    stats: likewise.
-    path: of the .npz file.
+    params: parameters, replicated over all devices.
+    stats: statistics, likewise.
+    path: path of the .npz file.
   """
   kept = example_images.worst_and_best(chosen(params, stats))
   example_images.save(kept, path)

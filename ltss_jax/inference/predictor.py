@@ -1,4 +1,4 @@
-"""Evaluation: every image once, at its own label resolution, on this process's own devices."""
+"""The label maps of batches of images, of any sizes, on this process's own devices."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ltss_jax import architectures, mesh as mesh_lib
-from ltss_jax.inference import score_maps, test_time_augmentation as views_lib
+from ltss_jax.inference import score_maps, test_time_augmentation
 from ltss_jax.inference.test_time_augmentation import Size, View
 
 
@@ -21,17 +21,17 @@ class Predictor:
     self,
     architecture: architectures.Architecture,
     mesh: Mesh,
-    options: views_lib.ViewOptions | None = None,
+    augmentation: test_time_augmentation.AugmentationOptions | None = None,
   ):
     """Sets up.
 
     Args:
       architecture: the model.
-      mesh: of this process's own devices; the batch is split over it.
-      options: the views whose scores are averaged; None: of the images as they are.
+      mesh: mesh of this process's own devices; the batch is split over it.
+      augmentation: the views whose scores are averaged; None: the images as they are.
     """
     self._architecture, self._mesh = architecture, mesh
-    self._options = options or views_lib.PLAIN
+    self._augmentation = augmentation or test_time_augmentation.NO_AUGMENTATION
     self._shapes: set[tuple] = set()
     batch, replicated = mesh_lib.batch_sharding(mesh).spec, mesh_lib.replicated(mesh).spec
 
@@ -59,8 +59,8 @@ class Predictor:
     """Predicts.
 
     Args:
-      params: on the predictor's mesh.
-      stats: likewise.
+      params: parameters on the predictor's mesh.
+      stats: statistics on the predictor's mesh.
       image: uint8 [B, h, w, 3], B a multiple of the number of devices.
       sizes: (height, width) of each of the B label maps.
       input_sizes: (height, width) of each of the B images, from the top left corner of `image`;
@@ -84,11 +84,11 @@ class Predictor:
     """The scores that the labels are the argmax of.
 
     Args:
-      params: on the predictor's mesh.
-      stats: likewise.
+      params: parameters on the predictor's mesh.
+      stats: statistics on the predictor's mesh.
       image: uint8 [B, h, w, 3], B a multiple of the number of devices.
       sizes: (height, width) of each of the B score maps.
-      input_sizes: as for label maps.
+      input_sizes: sizes as for label maps.
 
     Returns:
       Per image float32 [C, height, width] in host memory; devices hold a block of classes at a
@@ -99,7 +99,7 @@ class Predictor:
     num_classes = self._architecture.num_classes
     count = score_maps.classes_per_block(num_classes, _num_pixels(views) * len(views))
     shapes = tuple(view.image.shape[1:3] for view in views)
-    of_images = [(p, view.taps) for p, view in zip(predictions, views, strict=True)]
+    of_images = [(p, view.interpolation) for p, view in zip(predictions, views, strict=True)]
     results = []
     for row, (height, width) in enumerate(sizes):
       of_image = jax.tree.map(lambda x, row=row: x[row], of_images)
@@ -113,8 +113,8 @@ class Predictor:
 
   def _views(self, image, sizes, input_sizes, always_resize=False) -> list[View]:
     input_sizes = input_sizes or [image.shape[1:3]] * len(image)
-    views = views_lib.make_views(
-      self._options, image, input_sizes, sizes, always_resize=always_resize
+    views = test_time_augmentation.make_views(
+      self._augmentation, image, input_sizes, sizes, always_resize=always_resize
     )
     key = jax.tree.map(np.shape, views)
     self._shapes.add(tuple(jax.tree.leaves(key)))
@@ -138,21 +138,25 @@ class Predictor:
       return score_maps.argmax_of_mean(self._maps(of_image, shapes), num_classes, pixels)
 
     group = score_maps.images_per_block(num_classes, pixels * len(views))
-    of_images = [(p, view.taps) for p, view in zip(predictions, views, strict=True)]
+    of_images = [(p, view.interpolation) for p, view in zip(predictions, views, strict=True)]
     return jax.lax.map(label, of_images, batch_size=group)
 
   def _scores_of_block(self, of_image, start, shapes, count) -> jax.Array:
     return score_maps.mean_block(self._maps(of_image, shapes), start, count)
 
   def _maps(self, of_image, shapes: Sequence[Size]) -> list[score_maps.ScoreMap]:
-    """Score maps of one image from (prediction, taps) of each of its views."""
-    order = views_lib.class_order(self._options, self._architecture.num_classes)
+    """Score maps of one image from (prediction, interpolation) of each of its views."""
+    order = test_time_augmentation.class_order(self._augmentation, self._architecture.num_classes)
     maps = []
-    for index, ((prediction, taps), shape) in enumerate(zip(of_image, shapes, strict=True)):
+    for index, (one, shape) in enumerate(zip(of_image, shapes, strict=True)):
+      prediction, interpolation = one
       blocks = self._architecture.score_blocks(prediction, shape)
-      if views_lib.is_mirrored(self._options, index) and self._options.flip_pairs:
+      if (
+        test_time_augmentation.is_mirrored(self._augmentation, index)
+        and self._augmentation.flip_pairs
+      ):
         blocks = score_maps.reordered(blocks, order)
-      maps.append((blocks, taps))
+      maps.append((blocks, interpolation))
     return maps
 
 
@@ -170,5 +174,5 @@ def _network_input(view: View) -> jax.Array:
 def _num_pixels(views: list[View]) -> int:
   """Pixels of the largest view of one image or of its label map, whichever are more."""
   inputs = [view.image.shape[1] * view.image.shape[2] for view in views]
-  outputs = [low.shape[1] for view in views if view.taps for low, _ in view.taps]
+  outputs = [low.shape[1] for view in views if view.interpolation for low, _ in view.interpolation]
   return max(*inputs, math.prod(outputs[:2]))

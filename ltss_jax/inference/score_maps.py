@@ -11,16 +11,17 @@ import numpy as np
 
 from ltss_jax.architectures.architecture import ScoreBlocks
 
-Taps = tuple[jax.Array, jax.Array]
-# Scores of one image at some size, and how the output's rows and columns sample them (None: they
-# have its size).
-ScoreMap = tuple[ScoreBlocks, tuple[Taps, Taps] | None]
+# What `interpolation_weights` gives for one axis, and for the rows and the columns of an output.
+AxisWeights = tuple[jax.Array, jax.Array]
+Interpolation = tuple[AxisWeights, AxisWeights]
+# Scores of one image at some size, and how the output samples them (None: they have its size).
+ScoreMap = tuple[ScoreBlocks, Interpolation | None]
 
 # Scores that are held at a time: 64 Mi float32 values, 256 MiB.
 _BLOCK_VALUES = 1 << 26
 
 
-def bilinear_taps(
+def interpolation_weights(
   in_size: int, out_size: int, padded_size: int, mirrored: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
   """Where every output row (or column) samples: half-pixel centres, edges clamped.
@@ -50,23 +51,27 @@ def _blend(x: jax.Array, low: jax.Array, weight: jax.Array, axis: int) -> jax.Ar
   shape[axis] = -1
   weight = weight.reshape(shape)
   before = (slice(None),) * axis
-  # Taps lie inside; checking that takes time.
+  # All samples lie inside; checking that takes time.
   low, high = (x.at[(*before, i)].get(mode="promise_in_bounds") for i in (low, high))
   return low * (1 - weight) + high * weight
 
 
-def resize(scores: jax.Array, rows: Taps, columns: Taps) -> jax.Array:
+def resize(scores: jax.Array, rows: AxisWeights, columns: AxisWeights) -> jax.Array:
   """Resizes the scores of one image bilinearly.
 
   Args:
     scores: [h, w, C].
-    rows: `bilinear_taps` of the rows, ([H], [H]).
-    columns: `bilinear_taps` of the columns, ([W], [W]).
+    rows: `interpolation_weights` of the rows, ([H], [H]).
+    columns: `interpolation_weights` of the columns, ([W], [W]).
 
   Returns:
     [H, W, C].
   """
   return _blend(_blend(scores, *rows, 0), *columns, 1)
+
+
+def _resized(scores: jax.Array, interpolation: Interpolation | None) -> jax.Array:
+  return scores if interpolation is None else resize(scores, *interpolation)
 
 
 def classes_per_block(num_classes: int, num_pixels: int) -> int:
@@ -101,8 +106,8 @@ def mean_block(maps: Sequence[ScoreMap], start: jax.Array | int, count: int) -> 
   Returns:
     [H, W, count].
   """
-  blocks = [(blocks(start, count), taps) for blocks, taps in maps]
-  total = _add(scores if taps is None else resize(scores, *taps) for scores, taps in blocks)
+  blocks = [(blocks(start, count), interpolation) for blocks, interpolation in maps]
+  total = _add(_resized(*one) for one in blocks)
   return total / len(maps)
 
 
@@ -110,29 +115,30 @@ def argmax(
   score_blocks: ScoreBlocks,
   num_classes: int,
   num_pixels: int,
-  taps: tuple[Taps, Taps] | None = None,
+  interpolation: Interpolation | None = None,
 ) -> jax.Array:
   """The class with the largest score at every pixel, without ever holding all classes' scores.
 
   Args:
-    score_blocks: gives the scores of a block of classes.
+    score_blocks: function that gives the scores of a block of classes.
     num_classes: C.
-    num_pixels: of the input or of the output, whichever are more.
-    taps: `bilinear_taps` of the output's rows and columns; None keeps the input's size.
+    num_pixels: pixels of the input or of the output, whichever are more.
+    interpolation: `interpolation_weights` of the output's rows and columns; None keeps the input's
+      size.
 
   Returns:
     uint16 [H, W]; the first of several classes with equal scores.
   """
-  return argmax_of_mean([(score_blocks, taps)], num_classes, num_pixels)
+  return argmax_of_mean([(score_blocks, interpolation)], num_classes, num_pixels)
 
 
 def argmax_of_mean(maps: Sequence[ScoreMap], num_classes: int, num_pixels: int) -> jax.Array:
   """The class with the largest mean score at every pixel, as `argmax`.
 
   Args:
-    maps: of one image, at least one; all give scores of the output's size.
+    maps: score maps of one image, at least one; all give scores of the output's size.
     num_classes: C.
-    num_pixels: of the output or of the largest input, whichever are more.
+    num_pixels: pixels of the output or of the largest input, whichever are more.
 
   Returns:
     uint16 [H, W]; the first of several classes with equal scores.
@@ -158,22 +164,21 @@ def _top_of_block(maps: Sequence[ScoreMap], start: jax.Array | int, count: int) 
   whole block. Accelerators would wait for so many small steps.
   """
   blocks = [blocks(start, count) for blocks, _ in maps]
-  all_taps = [taps for _, taps in maps]
+  interpolations = [interpolation for _, interpolation in maps]
 
-  def whole(blocks, all_taps):
-    pairs = zip(blocks, all_taps, strict=True)
-    return _top(_add(block if taps is None else resize(block, *taps) for block, taps in pairs))
+  def whole(blocks, interpolations):
+    return _top(_add(map(_resized, blocks, interpolations)))
 
-  def by_rows(blocks, all_taps):
-    height = len(blocks[0]) if all_taps[0] is None else len(all_taps[0][0][0])
+  def by_rows(blocks, interpolations):
+    height = len(blocks[0]) if interpolations[0] is None else len(interpolations[0][0][0])
 
     def row(y):
-      pairs = zip(blocks, all_taps, strict=True)
-      return _top(_add(_resized_row(block, taps, y) for block, taps in pairs))
+      pairs = zip(blocks, interpolations, strict=True)
+      return _top(_add(_resized_row(*pair, y) for pair in pairs))
 
     return jax.lax.map(row, jnp.arange(height))
 
-  top, winner = jax.lax.platform_dependent(blocks, all_taps, cpu=by_rows, default=whole)
+  top, winner = jax.lax.platform_dependent(blocks, interpolations, cpu=by_rows, default=whole)
   return top, (start + winner).astype(jnp.uint16)
 
 
@@ -181,11 +186,11 @@ def _add(arrays: Iterable[jax.Array]) -> jax.Array:
   return functools.reduce(operator.add, arrays)
 
 
-def _resized_row(scores: jax.Array, taps: tuple[Taps, Taps] | None, y: jax.Array) -> jax.Array:
+def _resized_row(scores: jax.Array, interpolation: Interpolation | None, y: jax.Array) -> jax.Array:
   """Row y of `resize`: [h, w, C] -> [W, C]."""
-  if taps is None:
+  if interpolation is None:
     return scores[y]
-  (low, weight), columns = taps
+  (low, weight), columns = interpolation
   last = len(scores) - 1
   rows = [
     scores.at[i].get(mode="promise_in_bounds") for i in (low[y], jnp.minimum(low[y] + 1, last))

@@ -1,4 +1,7 @@
-"""What the model sees of an image in a test: other sizes, mirrored, padded to a common shape."""
+"""Test-time augmentation: the model sees several views of an image, whose scores are averaged.
+
+A view is the image at one of several sizes, mirrored or not, padded to a common shape.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,8 +19,8 @@ _LABEL_MULTIPLE = 128
 
 
 @dataclasses.dataclass(frozen=True)
-class ViewOptions:
-  """Whose score maps are averaged.
+class AugmentationOptions:
+  """The views of an image whose score maps are averaged.
 
   Attributes:
     scales: shorter sides in pixels that the image is resized to; (): it keeps its size.
@@ -34,8 +37,8 @@ class ViewOptions:
   flip_pairs: tuple[tuple[int, int], ...] = ()
 
 
-# The image as it is, alone.
-PLAIN = ViewOptions(scales=(), max_size=0, flip=False, shape_multiple=1)
+# The only view is the image as it is.
+NO_AUGMENTATION = AugmentationOptions(scales=(), max_size=0, flip=False, shape_multiple=1)
 
 
 class View(NamedTuple):
@@ -44,17 +47,17 @@ class View(NamedTuple):
   Attributes:
     image: uint8 [B, h, w, 3].
     extent: int32 [B, 2], height and width of each image in it; None where all fill it.
-    taps: `bilinear_taps` of the rows and columns of each label map, [B, H] and [B, W]; None where
-      label maps have its size.
+    interpolation: `interpolation_weights` of the rows and columns of each label map, [B, H] and
+      [B, W]; None where label maps have the view's size.
   """
 
   image: Any
   extent: Any
-  taps: Any
+  interpolation: Any
 
 
 def make_views(
-  options: ViewOptions,
+  options: AugmentationOptions,
   image: np.ndarray,
   input_sizes: Sequence[Size],
   sizes: Sequence[Size],
@@ -66,11 +69,11 @@ def make_views(
   As in the release, other scales are made of the image at its test size, not of the file's.
 
   Args:
-    options: which views.
+    options: the wanted views.
     image: uint8 [B, h, w, 3].
     input_sizes: (height, width) of each of the B images, from the top left corner of `image`.
     sizes: (height, width) of each of the B label maps.
-    always_resize: taps are wanted even where the label maps have the input's size.
+    always_resize: whether to interpolate even where the label maps have the input's size.
   """
   padded = _padded_size(sizes)
   inputs = [(image, list(input_sizes))]
@@ -80,22 +83,20 @@ def make_views(
   for pixels, inside in inputs:
     shape = pixels.shape[1:3]
     extent = None if all(size == shape for size in inside) else np.array(inside, np.int32)
-    taps = _taps(inside, sizes, padded)
-    views.append(View(pixels, extent, taps))
+    views.append(View(pixels, extent, _interpolation(inside, sizes, padded)))
     if options.flip:
-      views.append(
-        View(_mirrored(pixels, inside), extent, _taps(inside, sizes, padded, mirrored=True))
-      )
+      interpolation = _interpolation(inside, sizes, padded, mirrored=True)
+      views.append(View(_mirrored(pixels, inside), extent, interpolation))
   as_it_is = len(views) == 1 and all(size == shape for size in (*inside, *sizes))
   return [View(pixels, None, None)] if as_it_is and not always_resize else views
 
 
-def is_mirrored(options: ViewOptions, index: int) -> bool:
+def is_mirrored(options: AugmentationOptions, index: int) -> bool:
   """Whether `make_views` mirrors the view of this index."""
   return options.flip and index % 2 == 1
 
 
-def class_order(options: ViewOptions, num_classes: int) -> list[int]:
+def class_order(options: AugmentationOptions, num_classes: int) -> list[int]:
   """The class of a mirrored image that each class of the image becomes."""
   order = list(range(num_classes))
   for left, right in options.flip_pairs:
@@ -104,7 +105,7 @@ def class_order(options: ViewOptions, num_classes: int) -> list[int]:
 
 
 def _scaled(
-  options: ViewOptions, image: np.ndarray, input_sizes: Sequence[Size], scale: int
+  options: AugmentationOptions, image: np.ndarray, input_sizes: Sequence[Size], scale: int
 ) -> tuple[np.ndarray, list[Size]]:
   """The batch at another scale and the size of each of its images."""
   inside = [shortest_edge_size(*size, scale, options.max_size) for size in input_sizes]
@@ -134,15 +135,15 @@ def _padded_size(sizes: Sequence[Size]) -> Size:
   return tuple(-(-side // _LABEL_MULTIPLE) * _LABEL_MULTIPLE for side in (height, width))
 
 
-def _taps(
+def _interpolation(
   inside: Sequence[Size], sizes: Sequence[Size], padded: Size, mirrored: bool = False
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
   """Where the rows and the columns of each label map sample the view: ([B, H], [B, H]), ..."""
-  taps = []
+  interpolation = []  # of the rows, of the columns
   for axis in (0, 1):
     pairs = [
-      score_maps.bilinear_taps(own[axis], size[axis], padded[axis], mirrored and axis == 1)
+      score_maps.interpolation_weights(own[axis], size[axis], padded[axis], mirrored and axis == 1)
       for own, size in zip(inside, sizes, strict=True)
     ]
-    taps.append(tuple(np.stack(x) for x in zip(*pairs, strict=True)))
-  return tuple(taps)
+    interpolation.append(tuple(np.stack(x) for x in zip(*pairs, strict=True)))
+  return tuple(interpolation)

@@ -1,23 +1,21 @@
 """Prediction: label maps, their pictures and, on request, scores of a folder of images."""
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 from absl import logging
 from etils import epath
 from jax.sharding import Mesh
 
 from configs import common
-from input_pipeline import file_access, prediction_files, prediction_pipeline
+from input_pipeline import file_access, prediction_files
+from input_pipeline.prediction_batches import prediction_batches
 from input_pipeline.prediction_files import ImageError
-from input_pipeline.prediction_pipeline import PredictionBatch
 from input_pipeline.prepared import ClassMetadata
 from ltss_jax import architectures, build, dataset, mesh as mesh_lib
-from ltss_jax.inference import restore
+from ltss_jax.inference import restore, stream
 from ltss_jax.prediction import prediction_writer
 
 
@@ -26,12 +24,12 @@ class InferenceModel:
   """A model with its weights, ready to predict on this process's devices.
 
   Attributes:
-    metadata: what its labels mean.
-    architecture: without the weights.
-    params: on `mesh`.
-    stats: likewise.
-    mesh: of this process's own devices.
-    name: of the weights, for people: "step 800 of runs/demo".
+    metadata: meaning of its labels.
+    architecture: the model without the weights.
+    params: parameters on `mesh`.
+    stats: statistics on `mesh`.
+    mesh: mesh of this process's own devices.
+    name: name of the weights, for people: "step 800 of runs/demo".
   """
 
   metadata: ClassMetadata
@@ -50,8 +48,8 @@ def load_model(
   """Loads the model of a run, or that of converted weights.
 
   Args:
-    config: of the model.
-    workdir: of the run whose checkpoint is used, where no weights are given.
+    config: config of the model.
+    workdir: folder of the run whose checkpoint is used, where no weights are given.
     weights: directory of converted weights.
 
   Raises:
@@ -98,8 +96,8 @@ def predict(
   """Writes NAME.png (labels), NAME_overlay.png and what `config.predict` asks for, of every image.
 
   Args:
-    config: of the model; `eval` says how images are resized, `predict` what is written.
-    workdir: of the run whose checkpoint is used, where no weights are given.
+    config: config of the model; `eval` says how images are resized, `predict` what is written.
+    workdir: folder of the run whose checkpoint is used, where no weights are given.
     source: folder of images, one image, or a pattern.
     output: folder of the results; those of an earlier prediction are overwritten.
     weights: directory of converted weights.
@@ -153,7 +151,7 @@ class _PredictionRun:
       save_json=options.save_json,
       part=(jax.process_index(), jax.process_count()),
     )
-    batches = prediction_pipeline.prediction_batches(
+    batches = prediction_batches(
       images,
       # Full-size scores of many classes fill the host's memory: one image for each device.
       batch_size=1 if options.save_scores else self._config.eval.batch_size,
@@ -165,8 +163,10 @@ class _PredictionRun:
     )
     done = 0
     try:
-      for result in (self._scored if options.save_scores else self._labelled)(batches):
-        self._writer.write(*result)
+      for one in stream.predictions(
+        self._predictor, *self._weights, batches, with_scores=options.save_scores
+      ):
+        self._writer.write(one.image.path, one.image.original, one.label_map, one.scores)
         done += 1
         logging.log_every_n_seconds(
           logging.INFO, "predicted %d of %d images", 10, done, len(images)
@@ -186,37 +186,7 @@ class _PredictionRun:
         + (f", and the results of the other {done} are in {self._output}" if done else "")
       )
 
-  def _labelled(self, batches: Iterator[PredictionBatch]) -> Iterator[tuple]:
-    """Yields (path, image [H, W, 3], label [H, W], None)."""
-    pending = None
-    for batch in batches:
-      own = batch.image.shape[1:3]
-      sizes = [own if image is None else image.shape[:2] for image in batch.originals]
-      labels = self._predictor(*self._weights, batch.image, sizes)
-      if pending is not None:  # The device works on this batch while the last one is written.
-        yield from _rows(*pending)
-      pending = (batch, labels)
-    if pending is not None:
-      yield from _rows(*pending)
-
-  def _scored(self, batches: Iterator[PredictionBatch]) -> Iterator[tuple]:
-    """Yields (path, image [H, W, 3], label [H, W], scores [C, H, W])."""
-    for batch in batches:
-      sizes = [(1, 1) if image is None else image.shape[:2] for image in batch.originals]
-      scores = self._predictor.scores(*self._weights, batch.image, sizes)
-      for row, path in enumerate(batch.paths):
-        if path is not None:
-          yield path, batch.originals[row], scores[row].argmax(0), scores[row]
-
   def _report(self, path: epath.Path, error: ImageError) -> None:
     logging.error("%s; skipped", error)
     self._failed.append(file_access.printable(path.name))
     self._writer.write_failure(path, error)
-
-
-def _rows(batch: PredictionBatch, labels: jax.Array) -> Iterator[tuple]:
-  labels = np.asarray(labels)
-  for path, image, label in zip(batch.paths, batch.originals, labels, strict=True):
-    if path is not None:
-      height, width = image.shape[:2]
-      yield path, image, label[:height, :width], None

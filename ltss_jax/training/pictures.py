@@ -23,7 +23,7 @@ class Pictures:
     config: ml_collections.ConfigDict,
     dataset: Dataset,
     workdir: epath.Path,
-    evaluation: evaluator.EvaluationRun,
+    evaluation: evaluator.Evaluator,
     writer: metric_writer.MetricWriter,
   ):
     """Sets up; nothing is read yet.

@@ -49,7 +49,7 @@ class Run:
   step_function: train_step.StepFunction
   batches: pipeline.TrainIterator
   saved: checkpoint.Checkpoints
-  evaluation: evaluator.EvaluationRun
+  evaluation: evaluator.Evaluator
   writer: metric_writer.MetricWriter
   schedule: Callable[[int], jax.Array]
   pictures: Pictures
@@ -120,7 +120,7 @@ def opened(
     if saved.steps:  # What an aborted attempt left without a checkpoint is no run yet.
       run_config.check(workdir, config)
       run_data.check(workdir, dataset)
-    evaluation = evaluator.EvaluationRun(config, dataset, workdir)
+    evaluation = evaluator.Evaluator(config, dataset, workdir)
     objective = build.build_objective(
       config,
       num_classes=dataset.metadata.num_classes,

@@ -8,7 +8,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from input_pipeline import eval_pipeline, pipeline, prediction_files, prepared, transforms
+from input_pipeline import pipeline, prediction_files, prepared, transforms, validation_batches
 from input_pipeline.folder import prepare
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
@@ -88,14 +88,14 @@ def test_trainings_and_evaluations_read_them(root, directory):
     windows = [image[:, start : start + 24] for start in range(9)]
     assert any(np.array_equal(example["image"], window) for window in windows)
   counts = prepared.read_pixel_counts(directory, "val")
-  batches = eval_pipeline.EvalBatches(
+  batches = validation_batches.ValidationBatches(
     prepared.open_source(directory, "val"),
     (counts.height, counts.width),
     batch_size=1,
     min_size=0,
     max_size=99,
   )
-  seen = {batch.file_names[0]: batch.image[0] for batch in batches}
+  seen = {batch.rows[0].content.file_name: batch.image[0] for batch in batches}
   assert sorted(seen) == sorted(IMAGES["val"])
   for name, image in seen.items():
     path = epath.Path(root / "images" / "val" / name)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from configs import shapes_lt
-from input_pipeline import eval_pipeline, resize
+from input_pipeline import resize, validation_batches
 from ltss_jax import architectures, build, mesh as mesh_lib
 from ltss_jax.evaluation import confusion
 from ltss_jax.inference import score_maps, sliding_window, test_time_augmentation
@@ -74,14 +74,14 @@ def counts(
   if window:
     architecture = sliding_window.over_windows(architecture, window, window - 3)
   options = dataclasses.replace(
-    test_time_augmentation.PLAIN, max_size=64, shape_multiple=multiple, **options
+    test_time_augmentation.NO_AUGMENTATION, max_size=64, shape_multiple=multiple, **options
   )
   predictor = Predictor(architecture, mesh, options)
   replicated = jax.device_put(variables, mesh_lib.replicated(mesh))
   height, width = (np.array(side) for side in zip(*SIZES, strict=True))
   total = 0
   for part in range(parts):
-    batches = eval_pipeline.EvalBatches(
+    batches = validation_batches.ValidationBatches(
       source,
       (height, width),
       batch_size=batch_size,
@@ -192,7 +192,11 @@ def test_a_model_of_single_pixels_sees_no_windows_and_no_padding(source, variabl
 
 def test_scores_are_means_over_scales_and_mirrored_images(source, variables):
   options = dataclasses.replace(
-    test_time_augmentation.PLAIN, scales=(20, 40), max_size=64, flip=True, flip_pairs=((1, 3),)
+    test_time_augmentation.NO_AUGMENTATION,
+    scales=(20, 40),
+    max_size=64,
+    flip=True,
+    flip_pairs=((1, 3),),
   )
   mesh = mesh_lib.data_mesh(jax.devices()[:1])
   predictor = Predictor(colour_architecture(), mesh, options)

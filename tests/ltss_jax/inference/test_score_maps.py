@@ -10,8 +10,8 @@ from ltss_jax.inference import score_maps
 
 
 @given(st.sampled_from([1, 7, 40]), st.sampled_from([1, 5, 40, 90]))
-def test_taps_are_half_pixel_bilinear(in_size, out_size):
-  low, weight = score_maps.bilinear_taps(in_size, out_size, out_size + 3)
+def test_weights_are_half_pixel_bilinear(in_size, out_size):
+  low, weight = score_maps.interpolation_weights(in_size, out_size, out_size + 3)
   x = np.random.default_rng(0).normal(size=in_size).astype(np.float32)
   ours = (1 - weight) * x[low] + weight * x[np.minimum(low + 1, in_size - 1)]
   judge = jax.image.resize(jnp.array(x), (out_size,), "bilinear", antialias=False)
@@ -32,17 +32,20 @@ def test_labels_do_not_depend_on_the_blocks(monkeypatch, classes_at_a_time, size
     asked.append(count)
     return jax.lax.dynamic_slice_in_dim(scores, start, count, axis=-1)
 
-  taps = tuple(
-    score_maps.bilinear_taps(scores.shape[axis], size[axis], size[axis] + 3) for axis in (0, 1)
+  interpolation = tuple(
+    score_maps.interpolation_weights(scores.shape[axis], size[axis], size[axis] + 3)
+    for axis in (0, 1)
   )
-  label = jax.jit(lambda taps: score_maps.argmax(blocks, 7, pixels, taps))(taps)
+  label = jax.jit(lambda interpolation: score_maps.argmax(blocks, 7, pixels, interpolation))(
+    interpolation
+  )
   assert label.dtype == jnp.uint16 and set(asked) == {classes_at_a_time}
   judge = jax.image.resize(scores, (*size, 7), "bilinear", antialias=False)
   # Scores that differ by round-off only may win on either side: none does with this seed.
   np.testing.assert_array_equal(label[: size[0], : size[1]], judge.argmax(-1))
 
 
-def test_labels_of_the_input_size_need_no_taps():
+def test_labels_of_the_input_size_need_no_interpolation():
   scores = jax.random.normal(jax.random.key(0), (5, 6, 4))
   label = score_maps.argmax(lambda start, count: scores[..., start : start + count], 4, 30)
   np.testing.assert_array_equal(label, scores.argmax(-1))
@@ -71,8 +74,8 @@ def test_labels_of_several_score_maps_are_those_of_their_mean(
       lambda start, count, scores=scores: jax.lax.dynamic_slice_in_dim(scores, start, count, -1),
       order,
     )
-    rows = score_maps.bilinear_taps(shape[0], size[0], size[0])
-    columns = score_maps.bilinear_taps(shape[1], size[1], size[1], mirrored)
+    rows = score_maps.interpolation_weights(shape[0], size[0], size[0])
+    columns = score_maps.interpolation_weights(shape[1], size[1], size[1], mirrored)
     maps.append((blocks, (rows, columns)))
     judge = jax.image.resize(scores[..., order], (*size, 7), "bilinear", antialias=False)
     expected += (judge[:, ::-1] if mirrored else judge) / 2

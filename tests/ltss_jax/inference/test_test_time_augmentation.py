@@ -17,7 +17,7 @@ def random_images(*shape):
 
 def made(image, sizes, input_sizes=None, always_resize=False, **options):
   input_sizes = input_sizes or [image.shape[1:3]] * len(image)
-  options = dataclasses.replace(test_time_augmentation.PLAIN, **options)
+  options = dataclasses.replace(test_time_augmentation.NO_AUGMENTATION, **options)
   return test_time_augmentation.make_views(
     options, image, input_sizes, sizes, always_resize=always_resize
   )
@@ -26,11 +26,14 @@ def made(image, sizes, input_sizes=None, always_resize=False, **options):
 def test_by_default_there_is_the_image_itself():
   image = random_images(2, 20, 30, 3)
   (view,) = made(image, [(20, 30)] * 2)
-  assert view.image is image and view.extent is None and view.taps is None
+  assert view.image is image and view.extent is None and view.interpolation is None
   (view,) = made(image, [(20, 30)] * 2, always_resize=True)
-  assert [low.shape for low, _ in view.taps] == [(2, 128), (2, 128)]
+  assert [low.shape for low, _ in view.interpolation] == [(2, 128), (2, 128)]
   (view,) = made(image, [(20, 30), (129, 30)])
-  assert view.extent is None and [low.shape for low, _ in view.taps] == [(2, 256), (2, 128)]
+  assert view.extent is None and [low.shape for low, _ in view.interpolation] == [
+    (2, 256),
+    (2, 128),
+  ]
 
 
 def test_scales_and_their_mirrored_images_in_order():
@@ -43,7 +46,7 @@ def test_scales_and_their_mirrored_images_in_order():
     np.testing.assert_array_equal(plain.image[1], resize_image(image[1], *plain.image.shape[1:3]))
     np.testing.assert_array_equal(mirrored.image, plain.image[:, :, ::-1])
     assert plain.extent is None and mirrored.extent is None
-  options = dataclasses.replace(test_time_augmentation.PLAIN, flip=True)
+  options = dataclasses.replace(test_time_augmentation.NO_AUGMENTATION, flip=True)
   assert [test_time_augmentation.is_mirrored(options, i) for i in range(3)] == [False, True, False]
 
 
@@ -70,12 +73,12 @@ def test_images_of_several_sizes_fill_a_rounded_shape():
 
 
 @pytest.mark.parametrize("width", [1, 5, 24, 60])
-def test_mirrored_taps_read_the_scores_of_a_mirrored_image(width):
+def test_mirrored_weights_read_the_scores_of_a_mirrored_image(width):
   scores = jnp.array(np.random.default_rng(0).normal(size=(6, 24, 3)), jnp.float32)
   image = random_images(1, 6, 24, 3)
   plain, mirrored = made(image, [(9, width)], flip=True)
   resized = [
-    score_maps.resize(x, *[(low[0], weight[0]) for low, weight in view.taps])
+    score_maps.resize(x, *[(low[0], weight[0]) for low, weight in view.interpolation])
     for view, x in ((plain, scores), (mirrored, scores[:, ::-1]))
   ]
   # Positions from the other end are rounded otherwise: weights differ by 24 * 2**-24.
@@ -84,6 +87,6 @@ def test_mirrored_taps_read_the_scores_of_a_mirrored_image(width):
 
 def test_classes_of_a_mirrored_image_by_hand():
   options = dataclasses.replace(
-    test_time_augmentation.PLAIN, flip=True, flip_pairs=((1, 3), (2, 4))
+    test_time_augmentation.NO_AUGMENTATION, flip=True, flip_pairs=((1, 3), (2, 4))
   )
   assert test_time_augmentation.class_order(options, 6) == [0, 3, 4, 1, 2, 5]

@@ -1,13 +1,13 @@
-"""Test batches: every record once, at the exact input shape, whatever the number of processes."""
+"""Validation images: every record once, at its exact input shape, for any number of processes."""
 
 import io
-import threading
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import eval_pipeline, resize
+from input_pipeline import resize, validation_batches
 
 SHAPES = [(30, 40), (40, 30), (30, 40), (60, 80), (25, 50), (30, 40), (30, 40), (60, 81), (40, 30)]
 
@@ -33,8 +33,8 @@ SIZES = tuple(np.array(SHAPES, np.int32).T)
 
 
 def batches_of(records=RECORDS, sizes=SIZES, **options):
-  options = {"batch_size": 2, "min_size": 20, "max_size": 30, "num_threads": 2, **options}
-  return eval_pipeline.EvalBatches(records, sizes, **options)
+  options = {"batch_size": 2, "min_size": 20, "max_size": 30, **options}
+  return validation_batches.ValidationBatches(records, sizes, **options)
 
 
 def decoded(index):
@@ -48,47 +48,43 @@ def test_every_record_once_at_its_input_shape_and_original_label(min_size, count
   seen = []
   for p in range(count):
     for batch in batches_of(batch_size=4, min_size=min_size, process_index=p, process_count=count):
-      assert batch.image.shape[0] == len(batch.labels) == len(batch.file_names) == 4 // count
+      assert batch.image.shape[0] == len(batch.rows) == 4 // count
       assert batch.image.dtype == np.uint8
-      assert batch.indices.dtype == np.int32
-      for row, index in enumerate(batch.indices):
-        if index < 0:
-          assert batch.labels[row] is None
-          assert batch.file_names[row] == ""
+      for pixels, row in zip(batch.image, batch.rows, strict=True):
+        if row is None:
           continue
-        seen.append(int(index))
+        index = row.content.index
+        seen.append(index)
         assert index % count == p
         image, label = decoded(index)
         height, width = resize.eval_size(*label.shape, min_size, 30)
         expected = image if min_size == 0 else image.resize((width, height), Image.BILINEAR)
-        np.testing.assert_array_equal(batch.image[row], np.asarray(expected))
-        np.testing.assert_array_equal(batch.labels[row], label)
-        assert batch.labels[row].dtype == np.uint16
-        assert batch.file_names[row] == f"{index}.png"
+        np.testing.assert_array_equal(pixels, np.asarray(expected))
+        np.testing.assert_array_equal(row.content.label, label)
+        assert row.content.label.dtype == np.uint16 and row.size == label.shape
+        assert row.content.file_name == f"{index}.png"
   assert sorted(seen) == list(range(len(RECORDS)))
+
+
+def indices_of(batch):
+  return [row and row.content.index for row in batch.rows]
 
 
 def test_groups_by_hand():
   batches = batches_of()
   # 20 / 30 * 40 = 26.7 -> 27; 25 x 50 and 60 x 80, 60 x 81 meet the limits 30 and 27 (20 / 60).
   assert batches.shapes == [(20, 27), (27, 20), (15, 30)]
-  assert [list(batch.indices) for batch in batches] == [
-    [0, 2],
-    [3, 5],
-    [6, 7],
-    [1, 8],
-    [4, -1],
-  ]
-  assert len(batches) == 5
+  assert [indices_of(batch) for batch in batches] == [[0, 2], [3, 5], [6, 7], [1, 8], [4, None]]
 
 
-def test_order_is_the_same_each_time_and_for_any_number_of_threads():
-  runs = [list(batches_of(num_threads=threads)) for threads in (1, 3)]
-  again = batches_of()
-  runs += [list(again), list(again)]
+def test_order_is_the_same_each_time_and_for_any_number_of_threads(monkeypatch):
+  batches, runs = batches_of(), []
+  for cores in (1, 3, 3):
+    monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+    runs.append(list(batches))
   for run in runs[1:]:
     for one, other in zip(run, runs[0], strict=True):
-      np.testing.assert_array_equal(one.indices, other.indices)
+      assert indices_of(one) == indices_of(other)
       np.testing.assert_array_equal(one.image, other.image)
 
 
@@ -96,24 +92,21 @@ def test_a_process_without_records_yields_nothing():
   sizes = SIZES[0][:2], SIZES[1][:2]
   batches = batches_of(RECORDS[:2], sizes, batch_size=4, process_index=3, process_count=4)
   assert list(batches) == []
-  assert len(batches) == 0
   assert batches.shapes == []
 
 
-def test_dummies_are_black():
-  *_, last = batches_of()
-  assert last.indices[1] == -1
-  assert not last.image[1].any()
-  assert last.image[0].any()
+def test_only_some_records_are_read_where_some_are_asked_for():
+  parts = [batches_of(only=[1, 3, 4, 8], process_index=p, process_count=2) for p in (0, 1)]
+  assert [[indices_of(batch) for batch in part] for part in parts] == [[[1], [4]], [[3], [8]]]
 
 
-def test_leaving_early_stops_the_threads():
-  before = threading.active_count()
-  iterator = iter(batches_of(batch_size=1))
-  next(iterator)
-  assert threading.active_count() > before
-  iterator.close()
-  assert threading.active_count() == before
+def test_shapes_are_rounded_up_on_request():
+  batches = batches_of(shape_multiple=32)
+  assert batches.shapes == [(32, 32)]
+  first, *_ = batches
+  assert indices_of(first) == [0, 1] and first.input_sizes == [(20, 27), (27, 20)]
+  assert first.image[0, :20, :27].any() and not first.image[0, 20:].any()
+  assert not first.image[0, :, 27:].any()
 
 
 def test_undecodable_record_names_the_file():

@@ -5,7 +5,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from input_pipeline import prediction_pipeline, resize
+from input_pipeline import prediction_batches, resize
 
 
 @pytest.fixture(name="paths")
@@ -25,23 +25,33 @@ def _paths(tmp_path):
 def batches_of(paths, failed, **options):
   options = {"batch_size": 8, "multiple": 1, "min_size": 20, "max_size": 99} | options
   report = lambda path, error: failed.append((path.name, str(error)))  # noqa: E731
-  return list(prediction_pipeline.prediction_batches(paths, failed=report, **options))
+  return list(prediction_batches.prediction_batches(paths, failed=report, **options))
+
+
+def files_in(batches):
+  return [row.content for batch in batches for row in batch.rows if row is not None]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
 def test_every_readable_image_comes_once_and_the_others_are_reported(paths, batch_size):
   failed = []
   batches = batches_of(paths, failed, batch_size=batch_size)
-  names = [path.name for batch in batches for path in batch.paths if path is not None]
-  assert sorted(names) == ["0.png", "1.png", "2.png", "3.png", "4.png"]
+  assert sorted(file.path.name for file in files_in(batches)) == [
+    "0.png",
+    "1.png",
+    "2.png",
+    "3.png",
+    "4.png",
+  ]
   assert sorted(name for name, _ in failed) == ["half.jpg", "text.jpg"]
   assert all(name in message for name, message in failed)
   for batch in batches:
-    assert len(batch.image) == len(batch.paths) == len(batch.originals) <= batch_size
-    for image, original, path in zip(batch.image, batch.originals, batch.paths, strict=True):
-      if path is None:
-        assert original is None and not image.any()
+    assert len(batch.image) == len(batch.rows) <= batch_size
+    for image, row in zip(batch.image, batch.rows, strict=True):
+      if row is None:
+        assert not image.any()
         continue
+      path, original = row.content
       np.testing.assert_array_equal(original, np.array(Image.open(path)))
       np.testing.assert_array_equal(image, resize.resize_image(original, *image.shape[:2]))
 
@@ -52,14 +62,14 @@ def test_images_of_one_input_shape_share_a_batch_and_equal_sizes_are_neighbours(
   # The header of half.jpg is whole; its row stays empty.
   assert shapes == {(5, 20, 30, 3), (1, 30, 20, 3)}
   [batch] = [batch for batch in batches if len(batch.image) == 5]
-  heights = [original.shape[0] for original in batch.originals if original is not None]
+  heights = [file.original.shape[0] for file in files_in([batch])]
   assert heights == [20, 20, 20, 40]
 
 
 def test_batches_divide_over_the_devices(paths):
   batches = batches_of(paths, [], multiple=4, batch_size=2)
   assert all(len(batch.image) % 4 == 0 for batch in batches)
-  assert sum(path is not None for batch in batches for path in batch.paths) == 5
+  assert len(files_in(batches)) == 5
 
 
 def test_min_size_0_keeps_native_sizes(paths):
@@ -70,7 +80,7 @@ def test_min_size_0_keeps_native_sizes(paths):
 def test_images_too_large_are_refused_and_the_others_come(paths):
   failed = []
   batches = batches_of(paths[:5], failed, max_pixels=40 * 60 - 1)
-  assert sum(path is not None for batch in batches for path in batch.paths) == 4
+  assert len(files_in(batches)) == 4
   [(name, message)] = failed
   assert name == "1.png" and "60 x 40 are 2,400 pixels" in message
   failed = []
@@ -80,7 +90,7 @@ def test_images_too_large_are_refused_and_the_others_come(paths):
 
 
 def test_large_images_come_in_smaller_batches(paths, monkeypatch):
-  monkeypatch.setattr(prediction_pipeline, "_BATCH_PIXELS", 2 * 40 * 60)
+  monkeypatch.setattr(prediction_batches, "_BATCH_PIXELS", 2 * 40 * 60)
   batches = batches_of(paths[:5], [])
   assert sorted(len(batch.image) for batch in batches) == [1, 2, 2]
-  assert sum(path is not None for batch in batches for path in batch.paths) == 5
+  assert len(files_in(batches)) == 5
