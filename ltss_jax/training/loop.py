@@ -56,10 +56,13 @@ def _loop(run: run_lib.Run, state: TrainState) -> bool:
     ):  # The last start was killed just before them.
       run.pictures(step, state)
     while step < total:
-      batch = mesh_lib.put_batch(progress.next(run.batches), run.mesh)
-      state, metrics = run.step_function(state, batch)
       step += 1
-      jax.block_until_ready(in_flight)  # The host runs one step ahead, no further.
+      # Once it is compiled, a step moves nothing between host and devices unless it says so.
+      guard = jax.transfer_guard("allow" if step == start + 1 else "disallow")
+      with jax.profiler.StepTraceAnnotation("train", step_num=step), guard:
+        batch = mesh_lib.put_batch(progress.next(run.batches), run.mesh)
+        state, metrics = run.step_function(state, batch)
+        jax.block_until_ready(in_flight)  # The host runs one step ahead, no further.
       in_flight = metrics
       if step == start + 1:
         jax.block_until_ready(metrics)
