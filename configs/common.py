@@ -210,6 +210,8 @@ def _train() -> dict:
     "report": True,
     # Project of Weights & Biases that metrics and pictures are sent to as well; "": none.
     "wandb_project": "",
+    # First and last step of a trace for xprof, as (10, 12), into WORKDIR/profile; (): none.
+    "profile_steps": (),
   }
 
 

@@ -11,6 +11,7 @@ from ltss_jax import mesh as mesh_lib, report
 from ltss_jax.training import preemption as preemption_lib, run as run_lib
 from ltss_jax.training.progress import Progress
 from ltss_jax.training.state import TrainState
+from ltss_jax.training.step_trace import StepTrace
 
 
 def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[str, Any] | None:
@@ -43,7 +44,7 @@ def _loop(run: run_lib.Run, state: TrainState) -> bool:
   start = step = int(state.step)
   options, total = run.config, run.config.train.steps
   progress, in_flight = Progress(run.config, run.schedule, run.writer), None
-  with preemption_lib.Preemption() as preemption:
+  with preemption_lib.Preemption() as preemption, StepTrace(options.train, run.workdir) as trace:
     unscored = start and run.is_evaluated(start) and not run.saved.is_scored(start)
     if unscored:  # The last start was stopped just there.
       miou = run.evaluate(step, state, preemption)
@@ -57,6 +58,7 @@ def _loop(run: run_lib.Run, state: TrainState) -> bool:
       run.pictures(step, state)
     while step < total:
       step += 1
+      trace.before(step, in_flight)
       # Once it is compiled, a step moves nothing between host and devices unless it says so.
       guard = jax.transfer_guard("allow" if step == start + 1 else "disallow")
       with jax.profiler.StepTraceAnnotation("train", step_num=step), guard:
@@ -64,6 +66,7 @@ def _loop(run: run_lib.Run, state: TrainState) -> bool:
         state, metrics = run.step_function(state, batch)
         jax.block_until_ready(in_flight)  # The host runs one step ahead, no further.
       in_flight = metrics
+      trace.after(step, in_flight)
       if step == start + 1:
         jax.block_until_ready(metrics)
         progress.compiled()

@@ -128,6 +128,7 @@ def test_every_number_and_choice_is_checked():
     "predict.save_scores",
     "predict.save_summary",
     "train.report",
+    "train.profile_steps",
     "train.wandb_project",
   }
 

@@ -1,63 +1,60 @@
-"""The loop itself, on a folder of four images; tests/main has the runs of whole processes."""
+"""How the loop takes its steps; tests/main has whole trainings."""
 
 import jax
 import numpy as np
+import optax
 import pytest
-from PIL import Image
 
-from configs import folder
+from configs import common
 from ltss_jax import mesh as mesh_lib
-from ltss_jax.training import loop
-
-NUM_STEPS = 4
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-  """The folder, and where it is prepared."""
-  root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
-  for split in ("train", "val"):
-    for kind, shape in (("images", (36, 40, 3)), ("annotations", (36, 40))):
-      (root / kind / split).mkdir(parents=True)
-      for i in range(4):
-        values = rng.integers(0, 3, shape).astype(np.uint8)
-        Image.fromarray(values).save(root / kind / split / f"{i}.png")
-  (root / "classes.txt").write_text("sky\ngrass\nroof\n")
-  return root, tmp_path_factory.mktemp("data")
+from ltss_jax.training import loop, run as run_lib, train_step
+from tests.ltss_jax.training import linear
 
 
 @pytest.fixture
-def config(photos):
-  """A training of a tenth of a second a step."""
-  config = folder.get_config()
-  root, data_dir = photos
-  config.update_from_flattened_dict(
-    {
-      "data.root": str(root),
-      "data.dir": str(data_dir),
-      "data.crop_size": 32,
-      "data.num_workers": 0,
-      "model.aspp_channels": 8,
-      "model.aspp_dilations": (1,),
-      "model.low_level_channels": 8,
-      "model.decoder_channels": 8,
-      "batch_size": 4,
-      "eval.batch_size": 4,
-      "train.steps": NUM_STEPS,
-      "train.log_every_steps": 1,
-      "train.report": False,
-    }
+def start(tmp_path):
+  """Returns a function that takes three steps, after which there are no more batches.
+
+  What the loop works with beside them is not reached.
+  """
+  config = common.get_config()
+  config.train.update(steps=10, log_every_steps=10)
+  config.update_from_flattened_dict({"eval.every_steps": 10, "checkpoint.every_steps": 10})
+  mesh, parts = mesh_lib.data_mesh(), (linear.architecture(), optax.sgd(1e-3))
+  rows = {"image": np.zeros((4, 2, 2, 3), np.uint8), "label": np.zeros((4, 2, 2), np.uint8)}
+  names = ("saved", "evaluation", "writer", "schedule")
+  run = run_lib.Run(
+    config=config,
+    workdir=tmp_path,
+    mesh=mesh,
+    step_function=train_step.make_train_step(
+      *parts, mesh, seed=0, log_every_steps=10, max_nonfinite_steps=0
+    ),
+    batches=iter([rows] * 3),
+    pictures=lambda step, state: False,
+    **dict.fromkeys(names),
   )
-  return config
+
+  def start(profile_steps=()):
+    config.train.profile_steps = profile_steps
+    loop._loop(run, train_step.init_state(*parts, 0, mesh))
+
+  return start
 
 
-def test_a_step_that_moves_arrays_unasked_is_an_error(config, tmp_path, monkeypatch):
-  """On CPU alone the other direction, reading results, is no transfer."""
+def test_a_step_that_moves_arrays_unasked_is_an_error(start, monkeypatch):
+  """The other direction, reading results, is no transfer on CPUs."""
   put_batch = mesh_lib.put_batch
 
-  def forgotten(batch, mesh):  # The compiled step would take the host's arrays as they are.
+  def forgotten(batch, mesh):  # The compiled step takes the host's arrays as they are.
     return put_batch(batch, mesh) | {"image": batch["image"]}
 
   monkeypatch.setattr(mesh_lib, "put_batch", forgotten)
   with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
-    loop.train(config, tmp_path)
+    start()
+
+
+def test_steps_carry_their_number_into_the_trace(start, tmp_path, traced_steps):
+  with pytest.raises(StopIteration):  # So the same steps pass where the batch is placed.
+    start(profile_steps=(2, 3))
+  assert traced_steps(tmp_path) == [[2, 3]]
