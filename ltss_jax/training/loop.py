@@ -42,19 +42,18 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[st
 def _loop(run: run_lib.Run, state: TrainState) -> bool:
   """Runs to the last step (True), or to where the job was asked to stop (False)."""
   start = step = int(state.step)
-  options, total = run.config, run.config.train.steps
-  progress, in_flight = Progress(run.config, run.schedule, run.writer), None
-  with preemption_lib.Preemption() as preemption, StepTrace(options.train, run.workdir) as trace:
-    unscored = start and run.is_evaluated(start) and not run.saved.is_scored(start)
-    if unscored:  # The last start was stopped just there.
+  config, total = run.config, run.config.train.steps
+  progress, in_flight = Progress(config, run.schedule, run.writer), None
+  with preemption_lib.Preemption() as preemption, StepTrace(config.train, run.workdir) as trace:
+    if start and run.is_evaluated(start) and not run.saved.is_scored(start):
+      # The last start was stopped just there.
       miou = run.evaluate(step, state, preemption)
       if miou is None:
         return _stopped(run, step)
       run.save(step, state, miou)
       run.pictures(step, state)
-    elif (
-      start == total and run.pictures.are_missing()
-    ):  # The last start was killed just before them.
+    elif start == total and run.pictures.are_missing():
+      # The last start was killed just before them.
       run.pictures(step, state)
     while step < total:
       step += 1
@@ -73,8 +72,8 @@ def _loop(run: run_lib.Run, state: TrainState) -> bool:
 
       stop = preemption.reached(step)
       due = run.is_evaluated(step)
-      log = step % options.train.log_every_steps == 0 or step == total
-      save = due or stop or step % options.checkpoint.every_steps == 0
+      log = step % config.train.log_every_steps == 0 or step == total
+      save = due or stop or step % config.checkpoint.every_steps == 0
       if log or save:
         run.check_finite(step, metrics)
       if log:
