@@ -251,6 +251,8 @@ FIELDS = {
     "report": True,
     # Project of Weights & Biases that metrics and pictures are sent to as well; "": none.
     "wandb_project": "",
+    # First and last step of a trace for xprof, as (10, 12), into WORKDIR/profile; (): none.
+    "profile_steps": (),
   },
   # The evaluation; prediction uses the fields of the input as well.
   "eval": {

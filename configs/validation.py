@@ -31,6 +31,7 @@ def validate_together(config: ml_collections.ConfigDict) -> None:
   _validate_model(config.model)
   _validate_methods(config)
   _validate_platforms(config.export.platforms)
+  _validate_profile_steps(config.train.profile_steps)
   _validate_pairs(config)
 
 
@@ -55,6 +56,15 @@ def _validate_platforms(platforms: tuple) -> None:
     raise ValueError(
       f"config.export.platforms={platforms!r} must name at least one platform, and each once, as in"
       " ('cpu', 'cuda')"
+    )
+
+
+def _validate_profile_steps(steps: tuple) -> None:
+  whole = all(isinstance(step, int) and step >= 1 for step in steps)
+  if steps and not (whole and len(steps) == 2 and steps[0] <= steps[1]):
+    raise ValueError(
+      f"config.train.profile_steps={steps!r} must be the first and the last step to trace, whole"
+      " numbers of at least 1, as in (10, 12); () traces none"
     )
 
 

@@ -52,6 +52,22 @@ def no_waiting():
 
 
 @pytest.fixture(scope="session")
+def traced_steps():
+  """Returns a function of a workdir: the steps in each of its traces, as xprof reads them."""
+  import jax
+
+  def traced_steps(workdir):
+    traces = []
+    for path in sorted((workdir / "profile").glob("plugins/profile/*/*.xplane.pb")):
+      planes = jax.profiler.ProfileData.from_file(str(path)).planes
+      events = [event for plane in planes for line in plane.lines for event in line.events]
+      traces.append([dict(event.stats)["step_num"] for event in events if event.name == "train"])
+    return traces
+
+  return traced_steps
+
+
+@pytest.fixture(scope="session")
 def damaged():
   """Returns a function of a file's bytes: 25 copies with one wrong bit or byte, 5 cut off."""
 

@@ -1,1 +1,1 @@
-"""The training loop and what it moves: step, state, optimizer's schedule, logs, signals."""
+"""The training loop and what it moves: run, step, state, logs, traces, pictures, signals."""

@@ -34,9 +34,9 @@ class EventWriter:
     """Opens nothing yet: the file appears with the first event.
 
     Args:
-      directory: of the run, local or remote; made where it is missing.
-      start_step: of the resumed state. Events of later steps, left by a run that was cut off, are
-        removed.
+      directory: folder of the run, local or remote; made where it is missing.
+      start_step: step of the resumed state. Events of later steps, left by a run that was cut off,
+        are removed.
     """
     self._directory = epath.Path(directory)
     self._grows = atomic_file.grows(self._directory)

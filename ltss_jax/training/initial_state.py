@@ -31,11 +31,11 @@ def initial_state(
   """Initialises the state from `config.seed`, and from `config.init.checkpoint` where it is given.
 
   Args:
-    config: of the run.
-    dataset: of the run, whose class names the rows of saved class layers follow.
+    config: resolved config of the run.
+    dataset: data set of the run; the rows of saved class layers follow its class names.
     objective: model and loss of the config.
-    optimizer: of the config.
-    mesh: over which the state is replicated.
+    optimizer: optimizer of the config.
+    mesh: devices that the state is replicated over.
 
   Raises:
     ValueError: the saved weights are of another model, or not finite; all differences are named.
@@ -89,8 +89,8 @@ def class_rows_of(
 
   Args:
     directory: workdir of a run, which has noted the names of its classes, or converted weights.
-    info: that stands beside converted weights; "classes" are their names.
-    names: of the classes that are wanted.
+    info: facts that stand beside converted weights; "classes" are the names of their classes.
+    names: names of the classes wanted.
 
   Returns:
     None where nobody knows the names of the saved classes, which is logged.

@@ -11,6 +11,7 @@ from ltss_jax import mesh as mesh_lib, report
 from ltss_jax.training import preemption as preemption_lib, run as run_lib
 from ltss_jax.training.progress import Progress
 from ltss_jax.training.state import TrainState
+from ltss_jax.training.step_trace import StepTrace
 
 
 def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[str, Any] | None:
@@ -41,34 +42,38 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[st
 def _loop(run: run_lib.Run, state: TrainState) -> bool:
   """Runs to the last step (True), or to where the job was asked to stop (False)."""
   start = step = int(state.step)
-  options, total = run.config, run.config.train.steps
-  progress, in_flight = Progress(run.config, run.schedule, run.writer), None
-  with preemption_lib.Preemption() as preemption:
-    unscored = start and run.is_evaluated(start) and not run.saved.is_scored(start)
-    if unscored:  # The last start was stopped just there.
+  config, total = run.config, run.config.train.steps
+  progress, in_flight = Progress(config, run.schedule, run.writer), None
+  with preemption_lib.Preemption() as preemption, StepTrace(config.train, run.workdir) as trace:
+    if start and run.is_evaluated(start) and not run.saved.is_scored(start):
+      # The last start was stopped just there.
       miou = run.evaluate(step, state, preemption)
       if miou is None:
         return _stopped(run, step)
       run.save(step, state, miou)
       run.pictures(step, state)
-    elif (
-      start == total and run.pictures.are_missing()
-    ):  # The last start was killed just before them.
+    elif start == total and run.pictures.are_missing():
+      # The last start was killed just before them.
       run.pictures(step, state)
     while step < total:
-      batch = mesh_lib.put_batch(progress.next(run.batches), run.mesh)
-      state, metrics = run.step_function(state, batch)
       step += 1
-      jax.block_until_ready(in_flight)  # The host runs one step ahead, no further.
+      trace.before(step, in_flight)
+      # Once it is compiled, a step moves nothing between host and devices unless it says so.
+      guard = jax.transfer_guard("allow" if step == start + 1 else "disallow")
+      with jax.profiler.StepTraceAnnotation("train", step_num=step), guard:
+        batch = mesh_lib.put_batch(progress.next(run.batches), run.mesh)
+        state, metrics = run.step_function(state, batch)
+        jax.block_until_ready(in_flight)  # The host runs one step ahead, no further.
       in_flight = metrics
+      trace.after(step, in_flight)
       if step == start + 1:
         jax.block_until_ready(metrics)
         progress.compiled()
 
       stop = preemption.reached(step)
       due = run.is_evaluated(step)
-      log = step % options.train.log_every_steps == 0 or step == total
-      save = due or stop or step % options.checkpoint.every_steps == 0
+      log = step % config.train.log_every_steps == 0 or step == total
+      save = due or stop or step % config.checkpoint.every_steps == 0
       if log or save:
         run.check_finite(step, metrics)
       if log:

@@ -82,9 +82,9 @@ class JsonLinesWriter:
     """Opens the file for appending.
 
     Args:
-      path: of the file.
-      start_step: lines of later steps, left by a run that was cut off, are removed. Damaged ones
-        before them stay for a person to look at, with a warning.
+      path: path of the file.
+      start_step: step of the resumed state. Lines of later steps, left by a run that was cut off,
+        are removed; damaged ones before them stay for a person to look at, with a warning.
     """
     self._path, self._unwritten = epath.Path(path), b""
     if self._path.exists():
@@ -131,9 +131,9 @@ class WandbWriter:
     """Starts a run there, or continues the one that this workdir was started with.
 
     Args:
-      project: its name.
-      workdir: of the run, whose name the run gets; its id is kept in wandb_id.txt.
-      config: fields of the run, shown beside its curves.
+      project: name of the project.
+      workdir: folder of the run, whose name the run there gets; wandb_id.txt in it keeps its id.
+      config: config fields of the run, shown beside its curves.
 
     Raises:
       ValueError: the package is not installed.
@@ -186,11 +186,11 @@ def create_writer(
   """TensorBoard events and metrics.jsonl in `workdir`, written in the background by process 0 only.
 
   Args:
-    workdir: of the run.
-    start_step: of the resumed state.
-    is_primary: whether this process writes.
+    workdir: folder of the run.
+    start_step: step of the resumed state.
+    is_primary: True on the process that writes.
     wandb_project: project of Weights & Biases that gets them as well; "": none.
-    config: fields of the run, for that project.
+    config: config fields of the run, for that project.
 
   Raises:
     ValueError: a project is given, but the package is not installed.

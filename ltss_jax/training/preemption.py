@@ -31,7 +31,11 @@ class Preemption:
       signal.signal(signal.SIGTERM, self._before)
 
   def reached(self, step: int) -> bool:
-    """To be asked once after every step; with several processes all get True at the same step."""
+    """Whether to stop, asked once after every step; all processes get True at the same step.
+
+    Args:
+      step: number of updates done.
+    """
     if jax.process_count() == 1:
       return self._asked.is_set()
     return multihost_utils.reached_preemption_sync_point(step)

@@ -14,12 +14,12 @@ class TrainState:
   Attributes:
     step: int32 scalar, number of updates done.
     params: trained parameters, float32.
-    stats: what is counted and not trained, float32: running means and variances of batch norms
+    stats: counted and not trained values, float32: running means and variances of batch norms
       (constants where they are frozen), samples of every class for the Seesaw loss.
-    opt_state: of the optax transformation.
-    metric_sums: {"loss term": float32 scalar}, summed since the last log step. They are part of the
+    opt_state: state of the optax transformation.
+    metric_sums: {"loss term": float32 scalar}, sums since the last log step. They are part of the
       state so that a resumed run logs what an uninterrupted one logs.
-    skipped_in_a_row: int32 scalar, how many of the last steps changed nothing because their loss
+    skipped_in_a_row: int32 scalar, number of the last steps that changed nothing because their loss
       or gradient was not finite.
     diverged_step: int32 scalar, the step at which more than the permitted number were skipped in a
       row; 0 if that never happened.

@@ -92,14 +92,14 @@ def make_train_step(
 
   Args:
     objective: model and loss.
-    optimizer: from `optimizer.make_optimizer`.
-    mesh: with the axis "data", over which the batch is split.
-    seed: of the run; dropout of step s draws from fold_in(key(seed), s).
-    log_every_steps: steps after which the state's metric sums start anew.
-    max_nonfinite_steps: how many steps in a row may have a loss or gradient that is not finite.
+    optimizer: result of `optimizer.make_optimizer`.
+    mesh: devices with the axis "data", over which the batch is split.
+    seed: seed of the run; dropout of step s draws from fold_in(key(seed), s).
+    log_every_steps: number of steps after which the state's metric sums start anew.
+    max_nonfinite_steps: largest number of steps in a row whose loss or gradient may be not finite.
       Such a step changes neither parameters nor statistics nor optimizer state.
-    grad_accumulation: into how many parts, one after the other, the batch is split; gradients and
-      loss terms are averaged, batch-norm statistics move with every part.
+    grad_accumulation: number of parts that the batch is split into, one after the other; gradients
+      and loss terms are averaged, batch-norm statistics move with every part.
 
   Returns:
     Function of (state, {"image": uint8 [B, H, W, 3], "label": [B, H, W], ...}) that returns

@@ -38,6 +38,11 @@ def predictions(workdir: epath.PathLike, name: int | str) -> epath.Path:
   return epath.Path(workdir) / "eval" / f"{name}_predictions.json"
 
 
+def profile(workdir: epath.PathLike) -> epath.Path:
+  """Traces of steps by the profiler, as xprof looks for them."""
+  return epath.Path(workdir) / "profile"
+
+
 def examples(workdir: epath.PathLike, name: int | str) -> epath.Path:
   """The worst and best of some validation images, with their predictions."""
   return epath.Path(workdir) / "eval" / f"{name}_examples.npz"

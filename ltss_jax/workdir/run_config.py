@@ -23,6 +23,7 @@ _FREE_TO_CHANGE = (
   "train.log_images",
   "train.report",
   "train.wandb_project",
+  "train.profile_steps",
   "checkpoint.every_steps",
   "checkpoint.keep",
 )

@@ -130,6 +130,18 @@ from configs import common, shapes_lt
       " ('cpu', 'cuda')",
     ),
     (
+      "train.profile_steps",
+      (12, 10),
+      "config.train.profile_steps=(12, 10) must be the first and the last step to trace, whole"
+      " numbers of at least 1, as in (10, 12); () traces none",
+    ),
+    (
+      "train.profile_steps",
+      (0,),
+      "config.train.profile_steps=(0,) must be the first and the last step to trace, whole numbers"
+      " of at least 1, as in (10, 12); () traces none",
+    ),
+    (
       "train.grad_accumulation",
       6,
       "config.batch_size=8 does not divide into config.train.grad_accumulation=6 equal slices;"

@@ -46,7 +46,8 @@ def data_dir(folder, tmp_path_factory):
 def reference(folder, data_dir, tmp_path_factory):
   """The workdir and the output of an uninterrupted run on one device."""
   workdir = tmp_path_factory.mktemp("runs") / "reference"
-  pictures = ("--config.train.report=true", "--config.train.log_images_every_steps=6")
-  process = runs.run(folder, data_dir, workdir, *pictures)
+  extras = ("--config.train.report=true", "--config.train.log_images_every_steps=6")
+  extras += ("--config.train.profile_steps=(5,6)",)
+  process = runs.run(folder, data_dir, workdir, *extras)
   assert process.returncode == 0, process.stderr
   return workdir, process

@@ -48,6 +48,12 @@ def test_training_ends_with_pictures_and_a_report(reference, folder, data_dir):
   assert (workdir / "again.html").read_text(encoding="utf-8") == text
 
 
+def test_training_traces_the_steps_that_the_config_names(reference, traced_steps):
+  workdir, process = reference
+  assert traced_steps(workdir) == [[5, 6]]
+  assert f"A trace of config.train.profile_steps is in {workdir}/profile" in process.stderr
+
+
 def test_evaluate_mode_scores_any_saved_step(reference, folder, data_dir):
   workdir, _ = reference
   written = (workdir / "eval" / "8.json").read_bytes()

@@ -14,6 +14,7 @@ from ltss_jax.architectures import deeplabv3plus
 from ltss_jax.models import functional, layers
 from ltss_jax.training import train_step
 from tests import recipes
+from tests.ltss_jax.training import linear
 
 SMALL = recipes.deeplabv3plus_of(
   num_classes=5,
@@ -24,24 +25,6 @@ SMALL = recipes.deeplabv3plus_of(
   low_level_channels=8,
   decoder_channels=16,
 )
-
-
-def linear_objective():
-  """A per-pixel linear classifier with plain mean loss: small enough to differentiate by hand."""
-
-  def loss(params, stats, batch, rng):
-    del rng
-    score = batch["image"] @ params["head"]["kernel"]  # [B, H, W]
-    value = jnp.mean((score - batch["label"]) ** 2)
-    return value, ({"seen": stats["seen"] + score.shape[0]}, {"loss": value})
-
-  return architectures.Objective(
-    init=lambda key: ({"head": {"kernel": jnp.ones(3)}}, {"seen": jnp.int32(0)}),
-    loss=loss,
-    loss_terms=("loss",),
-    decays=lambda path: True,
-    max_targets=0,
-  )
 
 
 def batch(size=8, side=32, num_classes=5):
@@ -67,7 +50,7 @@ def run(objective, data, steps, devices=1, rate=0.1, **options):
 
 def test_one_step_by_hand():
   data = batch(2, 4)
-  state, (metrics,) = run(linear_objective(), data, 1)
+  state, (metrics,) = run(linear.objective(), data, 1)
   x = np.asarray(architectures.normalize(data["image"])).reshape(-1, 3)
   residual = x.sum(1) - data["label"].ravel()
   gradient = 2 * (residual[:, None] * x).mean(0)
@@ -88,14 +71,14 @@ def test_images_are_normalised_with_imagenets_mean_and_deviation():
 
 
 def test_metric_sums_start_anew_after_each_log_step():
-  _, history = run(linear_objective(), batch(2, 4), 3, rate=0.0, log_every_steps=2)
+  _, history = run(linear.objective(), batch(2, 4), 3, rate=0.0, log_every_steps=2)
   one = history[0]["sums"]["loss"]
   np.testing.assert_allclose([h["sums"]["loss"] for h in history], [one, 2 * one, one], rtol=1e-6)
 
 
 def test_accumulation_averages_gradients_and_passes_statistics_on():
-  plain, _ = run(linear_objective(), batch(8, 4), 2, devices=2)
-  accumulated, _ = run(linear_objective(), batch(8, 4), 2, devices=2, grad_accumulation=4)
+  plain, _ = run(linear.objective(), batch(8, 4), 2, devices=2)
+  accumulated, _ = run(linear.objective(), batch(8, 4), 2, devices=2, grad_accumulation=4)
   np.testing.assert_allclose(
     accumulated.params["head"]["kernel"], plain.params["head"]["kernel"], rtol=1e-5
   )
@@ -105,13 +88,13 @@ def test_accumulation_averages_gradients_and_passes_statistics_on():
 def test_steps_that_are_not_finite_change_nothing_and_the_limit_is_remembered():
   # A rate this large overflows float32 within a few steps, and then every loss does.
   options = dict(rate=1e12, max_nonfinite_steps=2, log_every_steps=100)
-  _, history = run(linear_objective(), batch(2, 4), 8, **options)
+  _, history = run(linear.objective(), batch(2, 4), 8, **options)
   skipped = [int(h["sums"]["skipped_steps"]) for h in history]
   first = skipped.index(1) + 1  # number of the first step that was skipped
   assert first > 1 and skipped[first - 1 :] == list(range(1, 8 - first + 2))
   assert [int(h["diverged_step"]) for h in history] == [0] * (first + 1) + [first + 2] * (7 - first)
-  before, _ = run(linear_objective(), batch(2, 4), first - 1, **options)
-  after, after_history = run(linear_objective(), batch(2, 4), first + 1, **options)
+  before, _ = run(linear.objective(), batch(2, 4), first - 1, **options)
+  after, after_history = run(linear.objective(), batch(2, 4), first + 1, **options)
   for name in ("params", "stats", "opt_state"):
     jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(before, name))
   assert int(after.step) == first + 1
@@ -123,9 +106,9 @@ def test_finite_steps_between_set_the_count_back():
   bad = {**data, "label": np.full((2, 4, 4), np.inf, np.float32)}
   good = {**data, "label": data["label"].astype(np.float32)}
   mesh, transform = mesh_lib.data_mesh(jax.devices()[:1]), optax.sgd(0.1)
-  state = train_step.init_state(linear_objective(), transform, 0, mesh)
+  state = train_step.init_state(linear.objective(), transform, 0, mesh)
   step = train_step.make_train_step(
-    linear_objective(), transform, mesh, seed=0, log_every_steps=9, max_nonfinite_steps=2
+    linear.objective(), transform, mesh, seed=0, log_every_steps=9, max_nonfinite_steps=2
   )
   counts = []
   for inputs in (bad, bad, good, bad, bad, bad):
@@ -166,7 +149,7 @@ def batch_norm_objective():
     value = jnp.mean(out**2)
     return value, (stats, {"loss": value})
 
-  return dataclasses.replace(linear_objective(), init=model.init, loss=loss)
+  return dataclasses.replace(linear.objective(), init=model.init, loss=loss)
 
 
 @pytest.mark.parametrize(("devices", "parts"), [(1, 1), (4, 1), (1, 2), (4, 2)])

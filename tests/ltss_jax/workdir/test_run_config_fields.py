@@ -24,7 +24,7 @@ FIELDS = field_names(common.get_config())
 FREE_TO_CHANGE = {
   *("data.dir", "data.root", "data.ignore_label", "data.num_workers", "data.prefetch"),
   *("train.max_nonfinite_steps", "train.log_images_every_steps", "train.log_images"),
-  *("train.report", "train.wandb_project"),
+  *("train.report", "train.wandb_project", "train.profile_steps"),
   *("checkpoint.every_steps", "checkpoint.keep"),
   *(field for field in FIELDS if field.startswith(("eval.", "predict.", "export."))),
 }

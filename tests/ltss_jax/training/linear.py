@@ -1,0 +1,23 @@
+"""A model that is differentiated by hand, for what needs no network."""
+
+import jax.numpy as jnp
+
+from ltss_jax import architectures
+
+
+def objective():
+  """A per-pixel linear classifier with plain mean loss: small enough to differentiate by hand."""
+
+  def loss(params, stats, batch, rng):
+    del rng
+    score = batch["image"] @ params["head"]["kernel"]  # [B, H, W]
+    value = jnp.mean((score - batch["label"]) ** 2)
+    return value, ({"seen": stats["seen"] + score.shape[0]}, {"loss": value})
+
+  return architectures.Objective(
+    init=lambda key: ({"head": {"kernel": jnp.ones(3)}}, {"seen": jnp.int32(0)}),
+    loss=loss,
+    loss_terms=("loss",),
+    decays=lambda path: True,
+    max_targets=0,
+  )
