@@ -139,8 +139,8 @@ class ClassStats:
     images_with_class: number of images that show the class, int64 [C].
     pixel_share_sum: sum over the images of (pixels of the class) / (H * W), float64 [C]. Ignored
       pixels stay in the denominator.
-    official_name: of the data set whose published table the numbers are; "" where they are of the
-      data at hand.
+    official_name: name of the data set whose published table the numbers are; "" where they are of
+      the data at hand.
   """
 
   num_images: int

@@ -38,7 +38,7 @@ def class_frequency(stats: class_stats.ClassStats, level: str = "image") -> np.n
   """Frequency of every class.
 
   Args:
-    stats: of the training split.
+    stats: class statistics of the training split.
     level: "image": share of the images that show the class; "pixel": mean over the images of the
       share of the image's pixels that the class covers.
 
@@ -55,8 +55,8 @@ def default_threshold(stats: class_stats.ClassStats, level: str = "image") -> fl
   """The frequency t below which classes are repeated.
 
   Args:
-    stats: of the training split.
-    level: as in `class_frequency`.
+    stats: class statistics of the training split.
+    level: "image" or "pixel", as in `class_frequency`.
 
   Returns:
     For image level the published value, where the statistics are the table that it goes with; else
@@ -78,7 +78,7 @@ def image_factors(
   """Repeat factor of every image, from those of its classes.
 
   Args:
-    pixel_counts: of N images.
+    pixel_counts: pixel counts of N images.
     class_factors: r_c, float [C].
     reduce: "max", "mean" or "sum" over the classes of the image.
 
@@ -121,11 +121,11 @@ def repeat_factors(
   """Repeat factor of every image of a split.
 
   Args:
-    pixel_counts: of N images.
+    pixel_counts: pixel counts of N images.
     stats: frequencies of the classes; official ones where they are published.
     threshold: t, the frequency below which classes are repeated.
-    level: as in `class_frequency`.
-    reduce: as in `image_factors`.
+    level: "image" or "pixel", as in `class_frequency`.
+    reduce: "max", "mean" or "sum", as in `image_factors`.
 
   Returns:
     r, float64 [N], each at least 1.

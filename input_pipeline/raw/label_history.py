@@ -74,8 +74,8 @@ def meaning(header: label_png.Header, history: History) -> np.ndarray:
   """Label value of every number that a PNG of one channel can store.
 
   Args:
-    header: of the PNG.
-    history: of the data set.
+    header: header of the PNG.
+    history: label history of the data set.
 
   Returns:
     uint16 [2 ** depth].

@@ -21,7 +21,7 @@ def published_contents(
   """Describes a published data set for the builder; warns of a number of images that differs.
 
   Args:
-    name: of the data set.
+    name: name of the data set.
     raw_dir: directory that holds the published files.
     items: split name -> what `read` takes.
     read: reads one example.
@@ -49,8 +49,8 @@ def top_folder(raw_dir: epath.PathLike, name: str, *folders: str) -> epath.Path:
 
   Args:
     raw_dir: directory that the user gave.
-    name: of the data set.
-    *folders: what the directory must hold.
+    name: name of the data set.
+    *folders: folders that the directory must hold.
 
   Raises:
     FileNotFoundError: if one of the folders is not there.
@@ -74,7 +74,7 @@ def pair_reader(
   A JPEG that ends too early is read as far as it goes.
 
   Args:
-    values: of the data set.
+    values: label values of the data set.
     pairs: split name -> its files, which decide what their stored numbers mean.
 
   Raises:

@@ -102,8 +102,8 @@ def save(statistics: report.Statistics, directory: epath.PathLike) -> list[epath
   """Draws the plots into a directory, which must exist.
 
   Args:
-    statistics: what is known about the data set.
-    directory: where the PNG files go (local or gs://).
+    statistics: statistics of the data set.
+    directory: folder of the PNG files (local or gs://).
 
   Returns:
     The paths. `images_per_number_of_classes.png` needs prepared data: a table does not tell it.

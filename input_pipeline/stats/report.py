@@ -154,7 +154,7 @@ def record(statistics: Statistics) -> dict[str, Any]:
   """The record that `statistics.json` holds; docs/statistics.md explains its fields.
 
   Args:
-    statistics: what is known about the data set.
+    statistics: statistics of the data set.
 
   Returns:
     Nested dicts and lists of plain Python values.

@@ -18,9 +18,9 @@ class PixelHead(nnx.Module):
     """Initialises.
 
     Args:
-      channels: of the features, and of the layer between; a multiple of 32.
+      channels: width of the features, and of the layer between; a multiple of 32.
       num_classes: C.
-      rngs: for the initial weights.
+      rngs: `rngs.params` draws the initial weights.
     """
     self.conv = pixel_decoder.ConvGroupNorm(
       channels, channels, 3, kernel_init=layers.uniform_fan_in, use_bias=False, rngs=rngs

@@ -25,7 +25,7 @@ def report(
   """Writes one self-contained HTML page about a run, from the files in its workdir alone.
 
   Args:
-    workdir: of the run.
+    workdir: workdir of the run.
     compare: workdirs of other runs, to be set against it.
     output: path of the page; by default WORKDIR/report.html.
 
@@ -48,7 +48,7 @@ def after_training(workdir: epath.PathLike) -> None:
   """Writes the report of a run that has just ended; what goes wrong is logged, not raised.
 
   Args:
-    workdir: of the run, whose results must not be lost to a page about them.
+    workdir: workdir of the run, whose results must not be lost to a page about them.
   """
   try:
     logging.info("A report with figures and pictures is in %s", report(workdir))
@@ -60,7 +60,7 @@ def render(runs: Sequence[run_files.Run]) -> str:
   """The page as text.
 
   Args:
-    runs: the first is what the page is about, the others are compared with it.
+    runs: the run that the page is about, then those that it is compared with.
   """
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(_FOLDER),

@@ -19,7 +19,7 @@ def entry(example: example_images.Example, class_names: Sequence[str]) -> dict[s
   """What the template shows of an example.
 
   Args:
-    example: with its prediction.
+    example: validation image with its prediction.
     class_names: C names.
 
   Returns:

@@ -53,8 +53,8 @@ def iou_against_frequency(record: dict[str, Any], level: str) -> figure_lib.Figu
   """IoU of every class over its frequency in training, on a logarithmic axis.
 
   Args:
-    record: of an evaluation.
-    level: "image" or "pixel"; what frequency and groups count.
+    record: record of an evaluation.
+    level: "image" or "pixel": the counts that decide frequency and groups.
 
   Returns:
     A figure; classes without an IoU have no mark, those never seen stand at the left border.
@@ -187,8 +187,8 @@ def data_set(record: dict[str, Any], num_images: int) -> dict[str, figure_lib.Fi
   """Sorted class counts at both levels and Lorenz curves, of the counts that made the groups.
 
   Args:
-    record: of an evaluation.
-    num_images: of the training split.
+    record: record of an evaluation.
+    num_images: number of images of the training split.
 
   Returns:
     Figures under the names "image_level", "pixel_level" and "lorenz".

@@ -25,17 +25,17 @@ class Run:
   """A run, or converted weights that were evaluated.
 
   Attributes:
-    workdir: where its files lie.
+    workdir: folder of its files.
     label: a short name, unlike those of other runs of the same report.
     evaluated: the step, or name of weights, whose results are shown.
     record: its results, as `evaluation_record.make_record` makes them.
     history: (step, record) of every evaluated step, ascending.
     others: (name, record) of the evaluations of other data than the run's.
-    lines: of metrics.jsonl, as they were written.
+    lines: lines of metrics.jsonl, as they were written.
     confusion: int64 [C, C], rows are labels; None where it was not written.
     examples: the worst and best of some validation images; empty where there are none.
-    config: by dotted field names; empty where there is no config.json.
-    starts: what each start of the training ran on.
+    config: values by dotted field names; empty where there is no config.json.
+    starts: environment of each start of the training.
   """
 
   workdir: epath.Path
@@ -65,7 +65,7 @@ def read_run(workdir: epath.PathLike, label: str = "") -> Run:
   """Reads a run; of its evaluations the one of the last step on its own data is shown.
 
   Args:
-    workdir: of the run.
+    workdir: workdir of the run.
     label: a short name; by default that of the folder.
 
   Raises:
@@ -193,9 +193,9 @@ def series(run: Run, name: str, max_points: int = 400) -> tuple[np.ndarray, np.n
   """A metric over the steps; of many points the means of neighbours.
 
   Args:
-    run: with its lines.
-    name: of the metric; values that are not finite are left out.
-    max_points: of the result, about.
+    run: the run, with its lines.
+    name: name of the metric; values that are not finite are left out.
+    max_points: length of the result, about.
 
   Returns:
     (steps [N], values [N]); of a step written twice the last value.

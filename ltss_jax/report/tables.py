@@ -18,8 +18,8 @@ class Cell:
   """A cell of a table that can be sorted.
 
   Attributes:
-    text: as it is shown.
-    key: that the column is sorted by; "" stands at the end in either direction.
+    text: the text shown.
+    key: sort key of the column; "" stands at the end in either direction.
   """
 
   text: str

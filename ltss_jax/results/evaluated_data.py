@@ -20,7 +20,7 @@ def record_name(workdir: epath.PathLike, name: int | str, data: dict[str, Any]) 
   Args:
     workdir: the results go to WORKDIR/eval/.
     name: the state's step, or the name of its weights.
-    data: of the evaluation, as `run_data.evaluated` describes them.
+    data: description of the evaluated data, by `run_data.evaluated`.
 
   Returns:
     The name, for other data with `key` of them behind it: "800-1f0c2a3b".
@@ -40,9 +40,9 @@ def is_of_other_data(workdir: epath.PathLike, name: int | str, record: dict[str,
   A record of an older version does not say what it is of, and counts as the run's own.
 
   Args:
-    workdir: of the run, or of the evaluations of weights.
-    name: that the record has there.
-    record: that was read.
+    workdir: workdir of the run, or of the evaluations of weights.
+    name: name of the record there.
+    record: its content.
 
   Raises:
     ValueError: data.json is damaged.

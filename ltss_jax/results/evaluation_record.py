@@ -101,8 +101,8 @@ def write_record(record: dict[str, Any], path: epath.PathLike) -> None:
   """Writes a record as JSON, whole or not at all.
 
   Args:
-    record: of `make_record`.
-    path: of the file, local or remote; missing folders are made.
+    record: record by `make_record`.
+    path: the file, local or remote; missing folders are made.
 
   Raises:
     OSError: the file cannot be written; one that was there stays as it is.
@@ -134,7 +134,7 @@ def format_table(record: dict[str, Any]) -> str:
   """Formats a record for reading.
 
   Args:
-    record: of `make_record`.
+    record: record by `make_record`.
 
   Returns:
     Lines of aligned plain text: classes by falling number of training images, then the groups at

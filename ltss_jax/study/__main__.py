@@ -35,7 +35,7 @@ def report(folder: records.Folder) -> str:
   """Writes table.md and the plots from all the results that are there.
 
   Args:
-    folder: of the study.
+    folder: folder of the study.
 
   Returns:
     The text of table.md.

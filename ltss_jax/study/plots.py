@@ -169,8 +169,8 @@ def save(study: Study, directory: pathlib.Path, baseline: str) -> list[pathlib.P
   """Draws the plots.
 
   Args:
-    study: as `records.Folder.load` returns it, not empty.
-    directory: where the PNG files go; exists.
+    study: study by `records.Folder.load`, not empty.
+    directory: folder of the PNG files; exists.
     baseline: the method that the others are compared with; may be absent.
 
   Returns:

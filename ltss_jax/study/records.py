@@ -49,7 +49,7 @@ class Folder:
     """Makes the folder that of one config, or compares with the one that it is of.
 
     Args:
-      config: of the baseline, with the command line's values.
+      config: config of the baseline, with the command line's values.
 
     Raises:
       ValueError: it holds a study of another config; names the fields.
@@ -85,7 +85,7 @@ class Folder:
     """Writes the JSON of a run whose last step has been evaluated.
 
     Args:
-      run: which one.
+      run: the run.
       config: FILE:variants that it was started with.
       overrides: field -> value from the command line.
 

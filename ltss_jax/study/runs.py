@@ -70,7 +70,7 @@ class Runner:
     """Sets up; nothing is started yet.
 
     Args:
-      folder: of the study.
+      folder: folder of the study.
       config: FILE[:variants] without a method.
       overrides: field -> value, passed on as --config.FIELD=VALUE.
     """
@@ -81,7 +81,7 @@ class Runner:
     """Runs them one after another.
 
     Args:
-      schedule: in the order in which they are to run.
+      schedule: runs, in the order in which they are to run.
 
     Returns:
       Exit code: 0, 1 where a run failed, 128 + the signal where one stopped the study.

@@ -43,8 +43,8 @@ class Difference:
 
   Attributes:
     mean: percentage points; None without a common seed.
-    standard_error: of the mean; None for fewer than two seeds.
-    p_value: of the two-sided paired t-test; None where there is no standard error, or it is 0.
+    standard_error: standard error of the mean; None for fewer than two seeds.
+    p_value: p of the two-sided paired t-test; None where there is no standard error, or it is 0.
     count: number of common seeds.
   """
 

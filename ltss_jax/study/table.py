@@ -31,7 +31,7 @@ def markdown(study: Study, baseline: str) -> str:
   """Formats all that is known of a study.
 
   Args:
-    study: as `records.Folder.load` returns it, not empty.
+    study: study by `records.Folder.load`, not empty.
     baseline: the method that the others are compared with; may be absent.
 
   Returns:

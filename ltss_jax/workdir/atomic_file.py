@@ -17,7 +17,7 @@ def replacing(path: epath.PathLike) -> Iterator[BinaryIO]:
   """Opens a binary file that takes its place when the block ends without an error.
 
   Args:
-    path: of the file, local or remote; missing folders are made.
+    path: the file, local or remote; missing folders are made.
 
   Yields:
     The file to write.
@@ -54,7 +54,7 @@ def write_json(
   """Writes a JSON object, sealed, in UTF-8.
 
   Args:
-    path: of the file.
+    path: the file.
     content: plain JSON values.
     indent: blanks before each level.
     allow_nan: whether NaN and infinities, which are not JSON, may stand in it.
@@ -71,8 +71,8 @@ def read_json(path: epath.PathLike, remedy: str = "restore or remove it") -> Any
   """Reads a JSON file in UTF-8; an object without its seal, which is not checked.
 
   Args:
-    path: of the file.
-    remedy: what to do where it is damaged, for the message.
+    path: the file.
+    remedy: advice where it is damaged, for the message.
 
   Raises:
     FileNotFoundError: there is no such file.
@@ -110,7 +110,7 @@ def unsealed(content: Any) -> Any:
   """What `sealed` was given; what has no digest, as older versions wrote it, comes back as it is.
 
   Args:
-    content: that was read.
+    content: the content read.
 
   Raises:
     ValueError: the digest is of other content. Also where a digest stands under another name: that
