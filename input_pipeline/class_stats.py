@@ -240,7 +240,7 @@ def _rarity(frequency: np.ndarray, threshold: float) -> np.ndarray:
   return np.sqrt(ratio)
 
 
-def repeat_factors(frequency: np.ndarray, threshold: float) -> np.ndarray:
+def class_repeat_factors(frequency: np.ndarray, threshold: float) -> np.ndarray:
   """How often an image with a class is to be drawn per epoch: r = max(1, sqrt(t / f)).
 
   A class of frequency 0 has the factor 1: no image holds it, so that it can repeat none, and a

@@ -169,11 +169,11 @@ def test_stats_of_coco_stuff_size_take_under_two_seconds():
   assert stats.images_with_class.sum() == num_images * classes_per_image
 
 
-def test_repeat_factors_by_hand():
+def test_class_repeat_factors_by_hand():
   frequency = np.array([0.04, 0.01, 0.0025, 1.0, 0.0])
   # sqrt(0.01 / f), at least 1; a class without an image has 1.
   np.testing.assert_allclose(
-    class_stats.repeat_factors(frequency, 0.01), [1, 1, 2, 1, 1], rtol=1e-15
+    class_stats.class_repeat_factors(frequency, 0.01), [1, 1, 2, 1, 1], rtol=1e-15
   )
 
 
@@ -223,8 +223,8 @@ def test_histogram_of_query_numbers_of_ade20k_full():
 
 @pytest.mark.parametrize(
   "function",
-  [class_stats.repeat_factors, functools.partial(class_stats.query_numbers, scale=2)],
-  ids=["repeat_factors", "query_numbers"],
+  [class_stats.class_repeat_factors, functools.partial(class_stats.query_numbers, scale=2)],
+  ids=["class_repeat_factors", "query_numbers"],
 )
 @pytest.mark.parametrize(
   ("frequency", "threshold", "message"),
