@@ -14,7 +14,7 @@ from absl import app, flags
 from etils import epath
 
 from input_pipeline import class_tables
-from input_pipeline.stats import plots, report, text
+from input_pipeline.stats import report, tail_figures, text
 
 _OUTPUT_DIR = flags.DEFINE_string(
   "output_dir", "", "Directory of the JSON file and the plots; runs/statistics/<name> by default."
@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> int:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "statistics.json"
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    written = [path, *plots.save(statistics, directory)]
+    written = [path, *tail_figures.save(statistics, directory)]
   except (ValueError, OSError) as error:
     print(error, file=sys.stderr)
     return 1

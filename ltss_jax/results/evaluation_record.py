@@ -13,7 +13,7 @@ from ltss_jax.workdir import atomic_file
 PERCENT_DIGITS = 4  # more would be noise; fewer would hide a pixel of a rare class
 SHARE_DIGITS = 6
 TOTALS = ("mIoU", "fwIoU", "mACC", "pACC")
-# Level -> field of a class that its groups follow from, and what that is, for the axis of a plot.
+# Level -> field of a class that its groups follow from, and what that is, for the axis of a figure.
 FREQUENCIES = {
   "image": ("train_images", "training images with the class"),
   "pixel": ("train_pixel_share", "summed share of the training images' pixels"),

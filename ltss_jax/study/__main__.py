@@ -14,7 +14,7 @@ from ml_collections import config_flags
 
 from configs import flags as config_parsing
 from ltss_jax import console
-from ltss_jax.study import plan, plots, records, runs, table
+from ltss_jax.study import method_figures, plan, records, runs, table
 
 
 def _define_flags() -> None:
@@ -32,7 +32,7 @@ def _define_flags() -> None:
 
 
 def report(folder: records.Folder) -> str:
-  """Writes table.md and the plots from all the results that are there.
+  """Writes table.md and the figures from all the results that are there.
 
   Args:
     folder: folder of the study.
@@ -49,7 +49,7 @@ def report(folder: records.Folder) -> str:
   text = table.markdown(study, plan.BASELINE)
   path = folder.path / "table.md"
   path.write_text(text, encoding="utf-8")
-  written = [path, *plots.save(study, folder.path, plan.BASELINE)]
+  written = [path, *method_figures.save(study, folder.path, plan.BASELINE)]
   logging.info("Written: %s", ", ".join(map(str, written)))
   return text
 

@@ -1,4 +1,4 @@
-"""PNG plots of a data set's statistics."""
+"""PNG figures of a data set's long tail."""
 
 import io
 from collections.abc import Sequence
@@ -99,7 +99,7 @@ def images_per_number_of_classes(statistics: report.Statistics) -> figure_lib.Fi
 
 
 def save(statistics: report.Statistics, directory: epath.PathLike) -> list[epath.Path]:
-  """Draws the plots into a directory, which must exist.
+  """Draws the figures into a directory, which must exist.
 
   Args:
     statistics: statistics of the data set.

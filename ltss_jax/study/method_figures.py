@@ -1,4 +1,4 @@
-"""PNG plots of a study."""
+"""PNG figures that compare the methods of a study."""
 
 import pathlib
 from typing import Any
@@ -166,7 +166,7 @@ def groups(study: Study) -> figure_lib.Figure:
 
 
 def save(study: Study, directory: pathlib.Path, baseline: str) -> list[pathlib.Path]:
-  """Draws the plots.
+  """Draws the figures.
 
   Args:
     study: study by `records.Folder.load`, not empty.

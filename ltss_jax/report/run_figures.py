@@ -1,4 +1,4 @@
-"""Figures of a report: small enough for a phone, drawn by matplotlib, inlined as SVG."""
+"""Figures of runs for a report: small enough for a phone, by matplotlib, inlined as SVG."""
 
 import base64
 import io
@@ -11,7 +11,7 @@ from matplotlib import axes as axes_lib, figure as figure_lib
 from matplotlib.backends import backend_agg
 
 from input_pipeline import class_stats, prepared
-from input_pipeline.stats import plots as stats_plots, report as stats_report
+from input_pipeline.stats import report as stats_report, tail_figures
 from ltss_jax.report import run_files
 from ltss_jax.results import evaluation_record, metrics
 
@@ -49,7 +49,7 @@ def _new_axes() -> tuple[figure_lib.Figure, axes_lib.Axes]:
   return figure, axes
 
 
-def iou_against_frequency(record: dict[str, Any], level: str) -> figure_lib.Figure:
+def iou_by_frequency(record: dict[str, Any], level: str) -> figure_lib.Figure:
   """IoU of every class over its frequency in training, on a logarithmic axis.
 
   Args:
@@ -195,9 +195,9 @@ def data_set(record: dict[str, Any], num_images: int) -> dict[str, figure_lib.Fi
   """
   statistics = _statistics(record, num_images)
   figures = {
-    level: stats_plots.class_frequency(statistics, [level]) for level in stats_report.LEVELS
+    level: tail_figures.class_frequency(statistics, [level]) for level in stats_report.LEVELS
   }
-  figures["lorenz"] = stats_plots.lorenz(statistics)
+  figures["lorenz"] = tail_figures.lorenz(statistics)
   for figure in figures.values():
     figure.set_size_inches(*_SIZE)
     figure.axes[0].legend(fontsize=_LEGEND)
