@@ -10,7 +10,7 @@ from etils import epath
 from matplotlib import figure as figure_lib
 
 from ltss_jax.report import pictures, run_figures, run_files, tables
-from ltss_jax.results import evaluation_record
+from ltss_jax.results import evaluation_result
 from ltss_jax.workdir import atomic_file
 
 FILE_NAME = "report.html"
@@ -100,18 +100,18 @@ def _context(runs: Sequence[run_files.Run]) -> dict[str, Any]:
   return {
     "runs": runs,
     "run": run,
-    "special": evaluation_record.not_plain(run.record),
+    "special": evaluation_result.not_plain(run.result),
     "start": start,
     "style": (_FOLDER / "page.css").read_text(encoding="utf-8"),
     "script": (_FOLDER / "page.js").read_text(encoding="utf-8"),
     "totals": tables.totals(runs),
-    "groups": tables.groups(run.record),
+    "groups": tables.groups(run.result),
     "class_columns": tables.class_columns(runs, run.confusion is not None),
     "class_rows": tables.class_rows(runs),
     "pairs": tables.confusion_pairs(run),
     "config_rows": tables.config_rows(runs),
     "number": tables.number,
-    "gini": run_figures.gini(run.record),
+    "gini": run_figures.gini(run.result),
     "figures": _figures(runs, start.get("train_images", 0)),
     "worst": shown[:half],
     "best": shown[half:][::-1],
@@ -123,11 +123,11 @@ def _figures(
 ) -> dict[str, list[tuple[str, str, str]]]:
   """(title, what is to be seen, source of an <img>) of the figures of each section."""
   run = runs[0]
-  data = run_figures.data_set(run.record, num_images)
+  data = run_figures.data_set(run.result, num_images)
   figures = {
     "frequency": [
-      ("By number of training images", _SCATTER, run_figures.iou_by_frequency(run.record, "image")),
-      ("By training pixels", _SCATTER, run_figures.iou_by_frequency(run.record, "pixel")),
+      ("By number of training images", _SCATTER, run_figures.iou_by_frequency(run.result, "image")),
+      ("By training pixels", _SCATTER, run_figures.iou_by_frequency(run.result, "pixel")),
     ],
     "curves": [
       ("Loss", "Means between two log lines.", run_figures.losses(run)),

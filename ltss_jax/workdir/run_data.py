@@ -29,7 +29,7 @@ def write(workdir: epath.PathLike, dataset: Dataset) -> None:
 
 
 def evaluated(dataset: Dataset) -> dict[str, Any]:
-  """What a record of an evaluation says of its data; see `record_data`.
+  """What the result of an evaluation says of its data; see `results.evaluated_data`.
 
   The training images are part of it: the groups of the classes follow from them.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import ml_collections
 
-from ltss_jax.results import evaluated_data, evaluation_record
+from ltss_jax.results import evaluated_data, evaluation_result
 from ltss_jax.study import plan
 from ltss_jax.workdir import atomic_file, json_lines, paths, run_config
 
@@ -93,7 +93,7 @@ class Folder:
       Whether it has finished.
 
     Raises:
-      ValueError: a file that it or an attempt has left is damaged, or the record is of other data
+      ValueError: a file that it or an attempt has left is damaged, or the result is of other data
         than the run; names it.
     """
     if self.result(run).exists():
@@ -102,13 +102,13 @@ class Folder:
     if resolved is None:
       return False
     steps = resolved["train"]["steps"]
-    path = paths.record(self.workdir(run), steps)
+    path = paths.result(self.workdir(run), steps)
     if not path.exists():
       return False
-    record = atomic_file.read_json(path)
-    if evaluated_data.is_of_other_data(self.workdir(run), steps, record):
+    result = atomic_file.read_json(path)
+    if evaluated_data.is_of_other_data(self.workdir(run), steps, result):
       raise ValueError(
-        f"{path} is of other data ({record['data']['name']}) than the run; remove it, and evaluate"
+        f"{path} is of other data ({result['data']['name']}) than the run; remove it, and evaluate"
         " the run's own with --mode=evaluate"
       )
     attempts = self._attempts_of(run)
@@ -123,9 +123,9 @@ class Folder:
       "machine": last.get("machine"),
       "seconds": round(sum(attempt["seconds"] for attempt in attempts), 1),
       "attempts": attempts,
-      "record": record,
+      "record": result,
     }
-    evaluation_record.write_record(content, self.result(run))
+    evaluation_result.write_result(content, self.result(run))
     return True
 
   def load(self) -> dict[str, dict[int, dict[str, Any]]]:
