@@ -11,7 +11,7 @@ from matplotlib import axes as axes_lib, figure as figure_lib
 from matplotlib.backends import backend_agg
 
 from input_pipeline import class_stats, prepared
-from input_pipeline.stats import report as stats_report, tail_figures
+from input_pipeline.stats import tail_figures, tail_statistics
 from ltss_jax.report import run_files
 from ltss_jax.results import evaluation_result, metrics
 
@@ -195,7 +195,7 @@ def data_set(result: dict[str, Any], num_images: int) -> dict[str, figure_lib.Fi
   """
   statistics = _statistics(result, num_images)
   figures = {
-    level: tail_figures.class_frequency(statistics, [level]) for level in stats_report.LEVELS
+    level: tail_figures.class_frequency(statistics, [level]) for level in tail_statistics.LEVELS
   }
   figures["lorenz"] = tail_figures.lorenz(statistics)
   for figure in figures.values():
@@ -206,11 +206,11 @@ def data_set(result: dict[str, Any], num_images: int) -> dict[str, figure_lib.Fi
 
 def gini(result: dict[str, Any]) -> dict[str, float]:
   """Gini coefficient of the training counts at each level; none where nothing is labelled."""
-  levels = stats_report.level_counts(_statistics(result, 0).deciding)
+  levels = tail_statistics.level_counts(_statistics(result, 0).deciding)
   return {level: class_stats.gini(counts) for level, counts in levels.items() if counts.any()}
 
 
-def _statistics(result: dict[str, Any], num_images: int) -> stats_report.Statistics:
+def _statistics(result: dict[str, Any], num_images: int) -> tail_statistics.Statistics:
   classes = result["per_class"]
   names = tuple(entry["name"] for entry in classes)
   stats = class_stats.ClassStats(
@@ -219,4 +219,4 @@ def _statistics(result: dict[str, Any], num_images: int) -> stats_report.Statist
     np.array([entry["train_pixel_share"] for entry in classes], np.float64),
   )
   metadata = prepared.ClassMetadata("train", names, tuple(range(len(names))), 2**16 - 1)
-  return stats_report.Statistics(metadata, None, {"train": stats}, {})
+  return tail_statistics.Statistics(metadata, None, {"train": stats}, {})
