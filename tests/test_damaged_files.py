@@ -52,7 +52,7 @@ def write_evaluation(workdir, name, dataset, rng):
     pixel_groups=dataset.pixel_groups,
   )
   evaluation_result.write_result(record, paths.result(workdir, name))
-  with atomic_file.replacing(paths.confusion(workdir, name)) as file:
+  with atomic_file.atomic_write(paths.confusion(workdir, name)) as file:
     np.savez_compressed(file, confusion=confusion)
 
 

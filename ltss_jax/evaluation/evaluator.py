@@ -111,7 +111,7 @@ class EvaluationRun:
       self._write_entries(name, entries)
     if jax.process_index() == 0:
       # The record comes last: where it is, its counts are too.
-      with atomic_file.replacing(paths.confusion(self._workdir, name)) as file:
+      with atomic_file.atomic_write(paths.confusion(self._workdir, name)) as file:
         np.savez_compressed(file, confusion=confusion)
       evaluation_result.write_result(record, paths.result(self._workdir, name))
     what = f"step {name}" if isinstance(name, int) else name

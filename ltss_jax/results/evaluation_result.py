@@ -98,7 +98,7 @@ def _percent(fraction: float) -> float | None:
 
 
 def write_result(result: dict[str, Any], path: epath.PathLike) -> None:
-  """Writes a result as JSON, whole or not at all.
+  """Writes a result as JSON, atomically.
 
   Args:
     result: result by `make_result`.

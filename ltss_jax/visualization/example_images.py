@@ -74,7 +74,7 @@ def save(examples: Sequence[Example], path: epath.PathLike) -> None:
       f"label_{i}": example.label,
       f"prediction_{i}": example.prediction,
     }
-  with atomic_file.replacing(path) as file:
+  with atomic_file.atomic_write(path) as file:
     np.savez_compressed(file, **arrays)
 
 

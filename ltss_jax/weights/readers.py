@@ -177,7 +177,7 @@ def write_pickle(path: str | pathlib.Path, arrays: Mapping[str, np.ndarray]) -> 
     arrays: official name -> array.
   """
   content = {"model": {k: np.asarray(v) for k, v in arrays.items()}, "__author__": "ltss_jax"}
-  with atomic_file.replacing(path) as file:
+  with atomic_file.atomic_write(path) as file:
     _Pickler(file, protocol=4).dump(content)
 
 

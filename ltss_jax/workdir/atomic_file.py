@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and JSON that tells whether it is as it was written."""
+"""Atomic writes: files appear whole or not at all; and JSON that tells whether it is as written."""
 
 import contextlib
 import hashlib
@@ -13,7 +13,7 @@ _SEAL, _ALGORITHM = "digest", "sha256:"
 
 
 @contextlib.contextmanager
-def replacing(path: epath.PathLike) -> Iterator[BinaryIO]:
+def atomic_write(path: epath.PathLike) -> Iterator[BinaryIO]:
   """Opens a binary file that takes its place when the block ends without an error.
 
   Args:
@@ -37,14 +37,14 @@ def replacing(path: epath.PathLike) -> Iterator[BinaryIO]:
     raise
 
 
-def grows(path: epath.PathLike) -> bool:
+def can_append(path: epath.PathLike) -> bool:
   """Whether a file there can be added to: stores of objects (gs://, s3://) take whole ones only."""
   return "://" not in os.fspath(epath.Path(path))
 
 
 def write_text(path: epath.PathLike, text: str) -> None:
-  """Writes a text file in UTF-8; arguments and errors are those of `replacing`."""
-  with replacing(path) as file:
+  """Writes a text file in UTF-8; arguments and errors are those of `atomic_write`."""
+  with atomic_write(path) as file:
     file.write(text.encode())
 
 

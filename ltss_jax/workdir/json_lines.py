@@ -59,7 +59,7 @@ def append(path: epath.PathLike, content: Mapping[str, Any]) -> None:
   """
   path = epath.Path(path)
   # Read and written anew: object stores know no appending.
-  with atomic_file.replacing(path) as file:
+  with atomic_file.atomic_write(path) as file:
     for line in _whole_lines(path):
       file.write(line.rstrip(_MORE) + _MORE + b"\n")
     file.write(line_of(content))
