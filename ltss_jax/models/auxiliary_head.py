@@ -1,4 +1,4 @@
-"""A per-pixel classifier on mask features, for its gradient in training alone.
+"""The auxiliary head: classes of pixels from the mask features, for its gradient in training alone.
 
 A mask classifier learns a rare class from the few queries that are matched to it; this head gives
 the features below them the gradient of every labelled pixel.
@@ -11,7 +11,7 @@ from flax import nnx
 from ltss_jax.models import layers, pixel_decoder
 
 
-class PixelHead(nnx.Module):
+class AuxiliaryHead(nnx.Module):
   """3x3 convolution, group norm, ReLU, and a 1x1 convolution to the classes; float32."""
 
   def __init__(self, channels: int, num_classes: int, *, rngs: nnx.Rngs):
