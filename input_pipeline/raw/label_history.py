@@ -52,7 +52,7 @@ class Known:
 
   @classmethod
   def of(cls, num_classes: int, ignore_label: int) -> "Known":
-    """Of a data set whose values are the class indices."""
+    """The values of a data set that stores the class indices."""
     values = np.arange(2**16)
     histories = tuple(History) if ignore_label > 255 else cls.histories
     return cls(values < num_classes, values == ignore_label, histories)

@@ -46,7 +46,7 @@ def _classes(study: Study) -> list[dict[str, Any]]:
 
 
 def _frequency(study: Study, level: str) -> np.ndarray:
-  """Of every class, for a logarithmic axis: one of 0 stands at half of the smallest other one."""
+  """Frequency of every class for a logarithmic axis: 0 stands at half of the smallest other one."""
   values = np.array(
     [entry[evaluation_result.FREQUENCIES[level][0]] for entry in _classes(study)], np.float64
   )

@@ -19,7 +19,7 @@ class Run:
 
   @property
   def name(self) -> str:
-    """Of its files: "rfs+copy_paste_0"."""
+    """Name of its files: "rfs+copy_paste_0"."""
     return f"{self.method}_{self.seed}"
 
 

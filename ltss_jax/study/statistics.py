@@ -24,7 +24,7 @@ METRICS = {
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-  """Of one method over its seeds.
+  """A metric of one method over its seeds.
 
   Attributes:
     mean: percent; None where no seed has a value.
@@ -39,7 +39,7 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-  """Of a method to the baseline, over the seeds that both have.
+  """Difference of a method to the baseline, over the seeds that both have.
 
   Attributes:
     mean: percentage points; None without a common seed.

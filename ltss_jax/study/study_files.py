@@ -34,15 +34,15 @@ class Folder:
     self._attempts = self.path / "attempts.jsonl"
 
   def workdir(self, run: plan.Run) -> pathlib.Path:
-    """Of `main.py`."""
+    """The workdir of `main.py`."""
     return self.path / "runs" / run.method / str(run.seed)
 
   def log(self, run: plan.Run) -> pathlib.Path:
-    """Of what the run prints, over all of its attempts."""
+    """The file of what the run prints, over all of its attempts."""
     return self.path / "logs" / f"{run.name}.txt"
 
   def result(self, run: plan.Run) -> pathlib.Path:
-    """Of the JSON that says that the run has finished."""
+    """The JSON file that says that the run has finished."""
     return self.path / "results" / f"{run.name}.json"
 
   def claim(self, config: ml_collections.ConfigDict) -> None:

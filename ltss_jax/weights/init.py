@@ -35,7 +35,7 @@ def initial_weights(
     stats: its statistics, likewise.
     loaded_params: parameters of the saved weights.
     loaded_stats: their statistics.
-    classes: names of the model's classes and the saved ones; None where one of them is not known.
+    classes: classes of the model and of the saved weights; None where one is not known by name.
 
   Returns:
     (params, stats, text): of the fresh trees' structure and dtypes; the text says what starts

@@ -66,7 +66,7 @@ def append(path: epath.PathLike, content: Mapping[str, Any]) -> None:
 
 
 def _whole_lines(path: epath.Path) -> list[bytes]:
-  """In bytes, as what was cut off may end in the middle of a character."""
+  """The complete lines in bytes, as what was cut off may end in the middle of a character."""
   if not path.exists():
     return []
   *lines, rest = path.read_bytes().split(b"\n")

@@ -94,7 +94,7 @@ def _label_facts(dataset: Dataset) -> dict[str, Any]:
 
 
 def _digest(counts: class_stats.PixelCounts) -> str:
-  """Of the sizes of all images and of their pixels of every class, in the order of the images."""
+  """Digest of the sizes of all images and of their pixels of every class, in the images' order."""
   digest = hashlib.sha256()
   for array in (counts.height, counts.width, counts.row_offsets, counts.class_ids, counts.pixels):
     digest.update(np.ascontiguousarray(array, dtype="<i8").tobytes())
@@ -102,7 +102,7 @@ def _digest(counts: class_stats.PixelCounts) -> str:
 
 
 def _sample_digest(dataset: Dataset) -> str:
-  """Of the names and the content of some validation images.
+  """Digest of the names and the content of some validation images.
 
   JPEGs are stored as they came; a PNG may have been encoded here, by another library each time.
   """
