@@ -19,9 +19,9 @@ def build_predictor(
   """The predictor of the views and windows that `config.eval` asks for.
 
   Args:
-    config: of the run; its batches are to be of `config.eval.min_size`.
+    config: config of the run; its batches are to be of `config.eval.min_size`.
     architecture: the model.
-    mesh: of this process's own devices.
+    mesh: mesh of this process's own devices.
     flip_pairs: classes that swap in a mirrored image.
   """
   options = config.eval
