@@ -113,12 +113,12 @@ def _run(config: ml_collections.ConfigDict, workdir: str) -> None:
     _show(loop.train(config, workdir), workdir)
 
 
-def _show(record: dict[str, Any] | None, workdir: str) -> None:
+def _show(result: dict[str, Any] | None, workdir: str) -> None:
   """Prints the table of results; a training that was told to stop has none."""
-  from ltss_jax.results import evaluation_record
+  from ltss_jax.results import evaluation_result
 
-  if record is not None:
-    print(evaluation_record.format_table(record))
+  if result is not None:
+    print(evaluation_result.format_table(result))
     logging.info("Everything about this run is in %s", workdir)
 
 

@@ -287,7 +287,9 @@ def factors() -> None:
     start = time.perf_counter()
     stats = class_stats.class_stats(counts, NUM_CLASSES)
     threshold = repeat_factor.default_threshold(stats)
-    result = repeat_factor.repeat_factors(counts, stats, threshold=threshold, reduce=reduce)
+    frequency = repeat_factor.class_frequency(stats)
+    class_factors = class_stats.class_repeat_factors(frequency, threshold)
+    result = repeat_factor.image_repeat_factors(counts, class_factors, reduce)
     seconds = time.perf_counter() - start
     print(f"repeat factors ({reduce}), 118,287 x 171: {seconds:.3f} s, mean {result.mean():.3f}")
 

@@ -86,7 +86,9 @@ def repeat_factors(presence: np.ndarray) -> bool:
   start = time.perf_counter()
   stats = class_stats.class_stats(counts, NUM_CLASSES)
   threshold = class_stats.frequency_threshold(stats.images_with_class, stats.num_images)
-  factors = repeat_factor.repeat_factors(counts, stats, threshold=threshold)
+  frequency = repeat_factor.class_frequency(stats)
+  class_factors = class_stats.class_repeat_factors(frequency, threshold)
+  factors = repeat_factor.image_repeat_factors(counts, class_factors)
   seconds = time.perf_counter() - start
   print(
     f"repeat factors of {len(factors)} images from {len(class_ids)} stored counts:"

@@ -17,7 +17,7 @@ def make(
 
   Args:
     config: resolved.
-    dataset: of the config.
+    dataset: data set of the config.
     mesh: over which batches are split.
 
   Returns:

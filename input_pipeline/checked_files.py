@@ -18,7 +18,7 @@ def write_sums(directory: epath.PathLike, names: Iterable[str]) -> None:
 
   Args:
     directory: local path or gs://.
-    names: of the files in it.
+    names: file names in it.
   """
   directory = epath.Path(directory)
   lines = [f"{_sha256((directory / name).read_bytes())}  {name}\n" for name in sorted(names)]
@@ -29,8 +29,8 @@ def read(path: epath.PathLike, remedy: str) -> bytes:
   """Reads a file and compares it with the SHA256SUMS beside it; without those it is not checked.
 
   Args:
-    path: of the file.
-    remedy: what to do where it is damaged, for the message.
+    path: the file.
+    remedy: advice where it is damaged, for the message.
 
   Raises:
     FileNotFoundError: there is no such file.
@@ -53,8 +53,8 @@ def read_npz(path: epath.PathLike, remedy: str) -> dict[str, np.ndarray]:
   there is, it never comes to the end, where the archive's checksum is compared.
 
   Args:
-    path: of the file.
-    remedy: what to do where it is damaged, for the message.
+    path: the file.
+    remedy: advice where it is damaged, for the message.
 
   Raises:
     FileNotFoundError: there is no such file.

@@ -243,7 +243,7 @@ def _rarity(frequency: np.ndarray, threshold: float) -> np.ndarray:
   return np.sqrt(ratio)
 
 
-def repeat_factors(frequency: np.ndarray, threshold: float) -> np.ndarray:
+def class_repeat_factors(frequency: np.ndarray, threshold: float) -> np.ndarray:
   """How often an image with a class is to be drawn per epoch: r = max(1, sqrt(t / f)).
 
   A class of frequency 0 has the factor 1: no image holds it, so that it can repeat none, and a
@@ -265,8 +265,8 @@ def repeat_factors(frequency: np.ndarray, threshold: float) -> np.ndarray:
   return np.maximum(1.0, _rarity(frequency, threshold))
 
 
-def query_numbers(frequency: np.ndarray, threshold: float, scale: float) -> np.ndarray:
-  """How many queries the frequency-based matcher gives a target: ceil(max(1, s * sqrt(t / f))).
+def queries_per_class(frequency: np.ndarray, threshold: float, scale: float) -> np.ndarray:
+  """Queries of a target in the frequency-based matcher, ceil(max(1, s * sqrt(t / f))) per class.
 
   A class of frequency 0 has one query: training never shows it, so that the number is not used.
 

@@ -52,7 +52,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
   """Turns an image upright by its EXIF orientation and converts it to RGB.
 
   Args:
-    image: of 8 bits a channel (`deep_images.reduced`) and any mode; transparency is dropped.
+    image: image of 8 bits a channel (`deep_images.reduced`) and any mode; transparency is dropped.
 
   Returns:
     RGB; the same image where it is that already.

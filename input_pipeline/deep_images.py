@@ -50,8 +50,8 @@ def reduced(image: Image.Image) -> tuple[Image.Image, str]:
   """Brings an image to 8 bits a channel; to be called before anything else decodes it.
 
   Args:
-    image: as Pillow opens it. Colours of 16 bits that it has decoded already have 8 for good, the
-      upper ones.
+    image: image as Pillow opens it. Colours of 16 bits that it has decoded already have 8 for good,
+      the upper ones.
 
   Returns:
     (the image itself where it has 8 bits, else an 8-bit one of the same orientation; what the user
@@ -102,7 +102,7 @@ def tiff_problem(tags: Mapping[int, Any]) -> str:
   """Says why a TIFF of more than 8 bits a channel cannot be read; "" where it can or has 8.
 
   Args:
-    tags: of its page.
+    tags: tags of its page.
   """
   bits, formats = max(tags.get(_BITS, (1,))), set(tags.get(_FORMAT, (_UNSIGNED,)))
   samples, planar = tags.get(_SAMPLES, 1), tags.get(_PLANAR, 1)

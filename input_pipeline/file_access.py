@@ -72,8 +72,8 @@ def read_bytes(path: epath.Path, remedy: str = "") -> bytes:
   """Reads a file.
 
   Args:
-    path: of the file.
-    remedy: what to do where that fails, for the message.
+    path: the file.
+    remedy: advice where that fails, for the message.
 
   Raises:
     FileError: it is no file, is gone, or cannot be read.
@@ -114,7 +114,7 @@ def walk(
   """Yields what has one of the endings, in a folder and all folders below it.
 
   Args:
-    folder: of the files. Hidden files and folders are left out.
+    folder: folder of the files. Hidden files and folders are left out.
     suffixes: file name endings, lower case. Whatever has one is yielded, be it a folder or a pipe.
     above: device and inode of the folders that led here, against links that go round.
 

@@ -61,7 +61,7 @@ class _Remaining:
     offsets: image i has the entries offsets[i]:offsets[i + 1], int64 [N + 1].
     rows: image of every entry, int64 [NNZ].
     class_ids: class of every entry, int64 [NNZ].
-    values: what the entry counts, one float64 [NNZ] per level.
+    values: counted amount of every entry, one float64 [NNZ] per level.
     sizes: sum of the values of every image, one float64 [N] per level.
     counts: number of images left per class, int64 [C].
     sums: sum of the values left per class, one float64 [C] per level.
@@ -252,8 +252,8 @@ def greedy_subset(
       levels "pixel" and "both".
     target_images: number of images to keep; None: stop as soon as the target coefficient is
       reached, or where it cannot be raised further.
-    level: whose Gini coefficient is to rise: "image" (images with the class), "pixel" (summed
-      pixel share) or "both".
+    level: counts whose Gini coefficient is to rise: "image" (images with the class), "pixel"
+      (summed pixel share) or "both".
     seed: decides between images that are equally good to take away.
     target_gini: coefficient at which to stop raising; the lower level's where there are two. None:
       as high as it gets.

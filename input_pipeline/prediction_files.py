@@ -193,9 +193,9 @@ def check_size(name: str, height: int, width: int, max_pixels: int) -> None:
   """Refuses images of too many pixels.
 
   Args:
-    name: of the image, for the message.
-    height: in pixels.
-    width: in pixels.
+    name: name of the image, for the message.
+    height: image height in pixels.
+    width: image width in pixels.
     max_pixels: `config.predict.max_pixels`.
 
   Raises:
@@ -213,7 +213,7 @@ def image_size(path: epath.Path, max_pixels: int | None = None) -> tuple[int, in
   """(height, width) in pixels of the upright image, from the file's header where it says so.
 
   Args:
-    path: of the image.
+    path: the image file.
     max_pixels: images of more are refused; None for no limit but Pillow's own.
 
   Raises:
@@ -282,7 +282,7 @@ class JsonListWriter:
   All but ASCII is escaped, so that names of files may hold bytes that are no UTF-8.
 
   Args:
-    path: of the file; an earlier one is replaced.
+    path: the file; an earlier one is replaced.
   """
 
   def __init__(self, path: epath.Path):

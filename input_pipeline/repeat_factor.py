@@ -33,7 +33,7 @@ def class_frequency(stats: class_stats.ClassStats, level: str = "image") -> np.n
   """Frequency of every class.
 
   Args:
-    stats: of the training split.
+    stats: class statistics of the training split.
     level: "image": share of the images that show the class; "pixel": mean over the images of the
       share of the image's pixels that the class covers.
 
@@ -50,8 +50,8 @@ def default_threshold(stats: class_stats.ClassStats, level: str = "image") -> fl
   """The frequency t below which classes are repeated.
 
   Args:
-    stats: of the training split.
-    level: as in `class_frequency`.
+    stats: class statistics of the training split.
+    level: "image" or "pixel", as in `class_frequency`.
 
   Returns:
     For image level the published value, where the statistics are the table that it goes with; else
@@ -67,14 +67,14 @@ def default_threshold(stats: class_stats.ClassStats, level: str = "image") -> fl
   return class_stats.frequency_threshold(counts, stats.num_images)
 
 
-def image_factors(
+def image_repeat_factors(
   pixel_counts: class_stats.PixelCounts, class_factors: np.ndarray, reduce: str = "max"
 ) -> np.ndarray:
   """Repeat factor of every image, from those of its classes.
 
   Args:
-    pixel_counts: of N images.
-    class_factors: r_c, float [C].
+    pixel_counts: pixel counts of N images.
+    class_factors: r_c of `class_stats.class_repeat_factors`, float [C].
     reduce: "max", "mean" or "sum" over the classes of the image.
 
   Returns:
@@ -103,27 +103,3 @@ def image_factors(
     # A mean of ones may round to just below.
     np.maximum(factors, 1.0, out=factors)
   return factors
-
-
-def repeat_factors(
-  pixel_counts: class_stats.PixelCounts,
-  stats: class_stats.ClassStats,
-  *,
-  threshold: float,
-  level: str = "image",
-  reduce: str = "max",
-) -> np.ndarray:
-  """Repeat factor of every image of a split.
-
-  Args:
-    pixel_counts: of N images.
-    stats: frequencies of the classes; official ones where they are published.
-    threshold: t, the frequency below which classes are repeated.
-    level: as in `class_frequency`.
-    reduce: as in `image_factors`.
-
-  Returns:
-    r, float64 [N], each at least 1.
-  """
-  class_factors = class_stats.repeat_factors(class_frequency(stats, level), threshold)
-  return image_factors(pixel_counts, class_factors, reduce)

@@ -14,8 +14,8 @@ def shortest_edge_size(height: int, width: int, size: int, max_size: int) -> tup
   the end and are rounded once, by int(x + 0.5).
 
   Args:
-    height: of the input in pixels.
-    width: of the input in pixels.
+    height: input height in pixels.
+    width: input width in pixels.
     size: wanted length of the shorter side in pixels.
     max_size: limit of the longer side in pixels.
 
@@ -79,8 +79,8 @@ def resize_window(
 
   Args:
     image: RGB.
-    height: of the resized whole image in pixels.
-    width: of the resized whole image in pixels.
+    height: height of the resized whole image in pixels.
+    width: width of the resized whole image in pixels.
     window: (rows, columns) of the resized image.
     exact: whether the result is `resize_image(image, height, width)[window]` bit by bit. Else an
       image that is enlarged on both axes is resized by OpenCV, which rounds once where Pillow
@@ -128,8 +128,8 @@ def eval_size(height: int, width: int, min_size: int, max_size: int) -> tuple[in
   """Size of the model's input for one test image (single scale, unpadded).
 
   Args:
-    height: of the image in pixels.
-    width: of the image in pixels.
+    height: image height in pixels.
+    width: image width in pixels.
     min_size: wanted length of the shorter side in pixels; 0 keeps the native size.
     max_size: limit of the longer side in pixels (not applied to native sizes).
 

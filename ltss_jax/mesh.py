@@ -24,8 +24,8 @@ def initialize_distributed(
 
   Args:
     coordinator_address: host:port of process 0.
-    num_processes: in the whole job.
-    process_id: of this process, from 0.
+    num_processes: number of processes of the whole job.
+    process_id: number of this process, from 0.
 
   Raises:
     ValueError: some, but not all arguments are given.
@@ -72,8 +72,8 @@ def check_batch_size(field: str, batch_size: int, parts: int, what: str) -> None
   Args:
     field: config field that holds it, for the message.
     batch_size: images of the batch.
-    parts: into how many equal parts it must split.
-    what: what the parts are, for the message.
+    parts: number of equal parts that it must split into.
+    what: name of the parts, for the message.
 
   Raises:
     ValueError: names the field, both numbers and the nearest sizes that do.

@@ -18,7 +18,7 @@ class OptimizerConfig:
     name: "sgd" (weight decay joins the gradient, then momentum) or "adamw" (decoupled decay).
     learning_rate: at the start.
     steps: at which the poly schedule reaches 0.
-    momentum: of SGD.
+    momentum: momentum of SGD.
     b1: decay of AdamW's first moment.
     b2: decay of AdamW's second moment.
     weight_decay: per step, of the parameters that decay.

@@ -17,8 +17,8 @@ from input_pipeline.raw import note
 from ltss_jax import console
 from ltss_jax.dataset import prepare_run
 from ltss_jax.report import run_files
-from ltss_jax.results import evaluation_record
-from ltss_jax.study import plan, records
+from ltss_jax.results import evaluation_result
+from ltss_jax.study import plan, study_files
 from ltss_jax.training import metric_writer
 from ltss_jax.visualization import example_images
 from ltss_jax.workdir import atomic_file, paths, run_config, run_data, run_environment
@@ -43,7 +43,7 @@ def draw_photos(root):
 
 def write_evaluation(workdir, name, dataset, rng):
   confusion = rng.integers(0, 1000, (3, 3))
-  record = evaluation_record.make_record(
+  record = evaluation_result.make_result(
     confusion,
     class_names=dataset.metadata.class_names,
     train_images=dataset.train_stats.images_with_class,
@@ -51,8 +51,8 @@ def write_evaluation(workdir, name, dataset, rng):
     image_groups=dataset.image_groups,
     pixel_groups=dataset.pixel_groups,
   )
-  evaluation_record.write_record(record, paths.record(workdir, name))
-  with atomic_file.replacing(paths.confusion(workdir, name)) as file:
+  evaluation_result.write_result(record, paths.result(workdir, name))
+  with atomic_file.atomic_write(paths.confusion(workdir, name)) as file:
     np.savez_compressed(file, confusion=confusion)
 
 
@@ -67,7 +67,7 @@ class Made:
     self.config, self.dataset = prepare_run(config)
     self.data, self.run = self.dataset.directory, base / "run"
     self._write_run()
-    self.study = records.Folder(base / "study")
+    self.study = study_files.Folder(base / "study")
     self.study.claim(self.config)
     shutil.copytree(self.run, self.study.workdir(RUN))
     for seconds in (1.5, 2.5):

@@ -133,7 +133,7 @@ RULES = {
   "ltss_jax.training.event_files": {"PIL", "etils", "google", "numpy", "tensorboard"},
   # It starts main.py as a process of its own and reads what that wrote.
   "ltss_jax.study": {"absl", "configs", "ml_collections", "numpy"},
-  "ltss_jax.study.plots": {"matplotlib", "numpy"},
+  "ltss_jax.study.method_figures": {"matplotlib", "numpy"},
   "ltss_jax.study.statistics": {"numpy", "scipy"},
   "ltss_jax.api": _RUN | {"PIL"},
   "ltss_jax.convert": _RUN,

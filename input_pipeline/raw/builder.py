@@ -84,8 +84,8 @@ def build(
   """Prepares a data set into `data_dir`/name[/config_name]/version, which appears when complete.
 
   Args:
-    name: of the data set.
-    contents: what to store.
+    name: name of the data set.
+    contents: examples to store, and their classes.
     data_dir: directory of all prepared data (local or gs://).
     config_name: directory between name and version; none where empty.
 

@@ -16,12 +16,12 @@ class Contents:
 
   Attributes:
     title: short name, for the progress bar.
-    root: where it lies, for messages.
+    root: folder or file that it is read from, for messages.
     description: one sentence.
     metadata: classes, ignore label and flip pairs.
     items: split name -> what `read` takes, in the order of the records to write.
     read: reads one example; a ValueError names the file that is not usable. Called by threads.
-    note: what the data is made from, plain JSON values; stored beside the records.
+    note: origin of the data, plain JSON values; stored beside the records.
   """
 
   title: str

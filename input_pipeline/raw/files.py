@@ -17,8 +17,8 @@ class Pair:
 
   Attributes:
     stem: path of the image below the folder of its split, without the ending.
-    image: of the image.
-    label: of the label.
+    image: the image file.
+    label: the label file.
   """
 
   stem: str
@@ -45,9 +45,9 @@ def list_files(
   """Lists the files of a folder by stem, sorted; hidden and other files are left out.
 
   Args:
-    folder: of the files; folders in it are searched too.
+    folder: folder of the files; folders in it are searched too.
     suffixes: file name endings to list, lower case.
-    expected: what the data set is made of, for the error message.
+    expected: files that the data set is made of, for the error message.
 
   Returns:
     Stem, which is the path below `folder` without the ending -> path.
@@ -89,7 +89,7 @@ def list_pairs(
     images: folder of the images.
     labels: folder of the labels, with the stems and subfolders of the images.
     image_suffixes: file name endings of the images, lower case.
-    expected: what the data set is made of, for the error message.
+    expected: files that the data set is made of, for the error message.
 
   Returns:
     The pairs, sorted by stem.

@@ -52,7 +52,7 @@ class Known:
 
   @classmethod
   def of(cls, num_classes: int, ignore_label: int) -> "Known":
-    """Of a data set whose values are the class indices."""
+    """The values of a data set that stores the class indices."""
     values = np.arange(2**16)
     histories = tuple(History) if ignore_label > 255 else cls.histories
     return cls(values < num_classes, values == ignore_label, histories)
@@ -74,8 +74,8 @@ def meaning(header: label_png.Header, history: History) -> np.ndarray:
   """Label value of every number that a PNG of one channel can store.
 
   Args:
-    header: of the PNG.
-    history: of the data set.
+    header: header of the PNG.
+    history: label history of the data set.
 
   Returns:
     uint16 [2 ** depth].

@@ -25,7 +25,7 @@ class Header:
 
   Attributes:
     depth: bits a channel, or of a palette index: 1, 2, 4, 8 or 16.
-    colour_type: as PNG numbers them: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGB and alpha.
+    colour_type: PNG's number: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGB and alpha.
     palette: colours by index, uint8 [n, 3]; empty where there is none.
   """
 
@@ -84,9 +84,9 @@ def decode(path: epath.Path, data: bytes, header: Header) -> np.ndarray:
   """Decodes the pixels as the file holds them.
 
   Args:
-    path: of the file, for the message.
-    data: its bytes.
-    header: of it.
+    path: the file, for the message.
+    data: bytes of the file.
+    header: its header.
 
   Returns:
     uint8 or uint16: [H, W] of one channel, else [H, W, channels].

@@ -15,7 +15,7 @@ class LabelValues:
   """The label values that a data set's files may hold, and what they mean.
 
   Attributes:
-    known: them, for what tells how the files came about.
+    known: the values, for what tells how the files came about.
   """
 
   def __init__(
@@ -50,8 +50,8 @@ class LabelValues:
     """Raises a ValueError if a label map holds a value that is not in the data set's table.
 
     Args:
-      path: of the file, for the message.
-      values: as in the file, uint8 or uint16 [H, W].
+      path: the file, for the message.
+      values: values in the file, uint8 or uint16 [H, W].
     """
     counts = np.bincount(values.ravel())  # [V]
     unknown = np.flatnonzero((counts > 0) & ~self._known[: len(counts)])
@@ -68,9 +68,9 @@ class LabelValues:
     """Puts an image and the label of its file together.
 
     Args:
-      file_name: of the image, below the folder of its split.
-      image: as read.
-      label: as read, with the values of the file.
+      file_name: path of the image below the folder of its split.
+      image: the image file's content.
+      label: the label file's content, with the values of the file.
 
     Returns:
       The bytes to store and the statistics.

@@ -33,12 +33,12 @@ class Record:
   """One example to store, with its statistics.
 
   Attributes:
-    file_name: of the image, below the folder of its split.
+    file_name: path of the image below the folder of its split.
     image: JPEG or PNG bytes.
     label: greyscale PNG bytes.
     size: (height, width) in pixels.
     counts: (class_ids, pixels) of the label.
-    note: what the user should know about the example; empty where there is nothing.
+    note: message about the example to the user; empty where there is nothing.
   """
 
   file_name: str
@@ -54,7 +54,7 @@ class RawImage:
   """The bytes to store of an image file.
 
   Attributes:
-    path: of the file.
+    path: the file.
     data: JPEG or PNG; those of a truncated JPEG end in an end-of-image marker.
     size: (height, width) of the upright image in pixels.
     note: says that the file is truncated or uses few of its 16 bits; else empty.
@@ -71,7 +71,7 @@ class RawLabel:
   """A decoded label file.
 
   Attributes:
-    path: of the file.
+    path: the file.
     values: uint8 or uint16 [H, W].
   """
 
@@ -92,7 +92,7 @@ def read_record(
   Args:
     pair: the files.
     metadata: classes and ignore label.
-    history: of the data set's labels.
+    history: label history of the data set.
 
   Returns:
     The bytes to store and the statistics.
@@ -115,7 +115,7 @@ def read_image(path: epath.Path, *, mend_truncated: bool = False) -> RawImage:
   """Reads an image file and decodes it once.
 
   Args:
-    path: of a JPEG, PNG, BMP, TIFF or WebP.
+    path: a JPEG, PNG, BMP, TIFF or WebP.
     mend_truncated: True to accept JPEGs that end too early. An end-of-image marker is put behind
       their bytes: decoders then give the same pixels as far as there are any, and grey after that.
 
@@ -166,9 +166,9 @@ def read_label(
   """Reads a label PNG of one channel; the values of a palette PNG are its indices.
 
   Args:
-    path: of the file.
+    path: the file.
     only_8_bit: whether one of 16 bits is an error.
-    history: what the stored numbers mean; of the whole data set.
+    history: meaning of the stored numbers, for the whole data set.
 
   Raises:
     ValueError: if the file is missing, cannot be decoded or has colours; names it.

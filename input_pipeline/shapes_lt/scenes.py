@@ -45,7 +45,7 @@ def draw_scene(split: str, index: int) -> Scene:
 
   Args:
     split: "train" or "val".
-    index: which image of the split.
+    index: position of the image in the split.
 
   Returns:
     The scene. Exactly the classes of `plan.image_classes(split)[index]` appear in it.

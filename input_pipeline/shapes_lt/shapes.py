@@ -101,7 +101,7 @@ def coverage(
   Args:
     outline: contours in the unit disc.
     center: (x, y) in px.
-    diameter: in px, of the circle that the unit disc becomes.
+    diameter: diameter in px of the circle that the unit disc becomes.
     turn: rotation in degrees, clockwise as seen.
     size: (H, W) of the result in px.
 

@@ -14,19 +14,19 @@ from absl import app, flags
 from etils import epath
 
 from input_pipeline import datasets
-from input_pipeline.stats import plots, report, text
+from input_pipeline.stats import tail_figures, tail_statistics, text
 
 _OUTPUT_DIR = flags.DEFINE_string(
   "output_dir", "", "Directory of the JSON file and the plots; runs/statistics/<name> by default."
 )
 
 
-def load(data: str) -> report.Statistics:
+def load(data: str) -> tail_statistics.Statistics:
   """Statistics of what the user named: a published data set's table or a prepared directory."""
   if data in datasets.PUBLISHED:
-    return report.from_table(data)
+    return tail_statistics.from_table(data)
   if epath.Path(data).is_dir():
-    return report.from_directory(data)
+    return tail_statistics.from_directory(data)
   nearest = datasets.nearest_name(data, datasets.PUBLISHED)
   raise ValueError(
     f"{data!r} is neither a directory nor the name of a published data set; did you mean"
@@ -54,17 +54,17 @@ def main(argv: Sequence[str]) -> int:
     return 2
   try:
     statistics = load(argv[1])
-    record = report.record(statistics)
-    name = record["name"].replace("/", "_")  # a user's folder may be called anything
+    summary = tail_statistics.summary(statistics)
+    name = summary["name"].replace("/", "_")  # a user's folder may be called anything
     directory = epath.Path(_OUTPUT_DIR.value or f"runs/statistics/{name}")
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "statistics.json"
-    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    written = [path, *plots.save(statistics, directory)]
+    path.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    written = [path, *tail_figures.save(statistics, directory)]
   except (ValueError, OSError) as error:
     print(error, file=sys.stderr)
     return 1
-  _print(f"{text.describe(record)}\n\nWritten: {', '.join(str(path) for path in written)}")
+  _print(f"{text.describe(summary)}\n\nWritten: {', '.join(str(path) for path in written)}")
   return 0
 
 

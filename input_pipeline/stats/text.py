@@ -1,8 +1,8 @@
-"""Puts the record of a data set's statistics into words and a table."""
+"""Puts the summary of a data set's statistics into words and a table."""
 
 from typing import Any
 
-from input_pipeline.stats import report
+from input_pipeline.stats import tail_statistics
 
 _NAME_WIDTH = 28
 
@@ -18,7 +18,7 @@ def _source_lines(title: str, source: dict[str, Any]) -> list[str]:
   if source["classes_without_image"]:
     line += f", {source['classes_without_image']} classes without an image"
   lines = [line]
-  for level in report.LEVELS:
+  for level in tail_statistics.LEVELS:
     values = source[level]
     first, second = values["group_borders"]
     sizes = "/".join(str(size) for size in values["group_sizes"].values())
@@ -36,7 +36,7 @@ def _comparison_lines(comparison: dict[str, Any]) -> list[str]:
     f"train against the official table: {comparison['num_images']} images, officially"
     f" {comparison['official_num_images']}"
   ]
-  for level in report.LEVELS:
+  for level in tail_statistics.LEVELS:
     values = comparison[level]
     lines.append(
       f"  {level.replace('_', ' ')}: rank correlation {_number(values['rank_correlation'], 4)},"
@@ -47,19 +47,19 @@ def _comparison_lines(comparison: dict[str, Any]) -> list[str]:
   return lines
 
 
-def _class_table(record: dict[str, Any]) -> list[str]:
+def _class_table(summary: dict[str, Any]) -> list[str]:
   """The classes, the most frequent first, counts rounded to what a reader compares."""
-  rows = record["classes"]
+  rows = summary["classes"]
   counted = [key for key in rows[0] if key.endswith(("_images", "_pixel_share_sum"))]
   columns = [key.replace("_pixel_share_sum", "_pixels") for key in counted]
   header = f"{'id':>5} {'class':<{_NAME_WIDTH}} {'by images':<9} {'by pixels':<9}"
   lines = [header + "".join(f" {name:>15}" for name in columns)]
-  by_images = next(key for key in counted if key.startswith(f"{record['groups_from']}_images"))
+  by_images = next(key for key in counted if key.startswith(f"{summary['groups_from']}_images"))
   for row in sorted(rows, key=lambda row: -row[by_images]):
     name = row["name"]
     if len(name) > _NAME_WIDTH:
       name = name[: _NAME_WIDTH - 3] + "..."
-    groups = " ".join(f"{row[f'{level}_group']:<9}" for level in report.LEVELS)
+    groups = " ".join(f"{row[f'{level}_group']:<9}" for level in tail_statistics.LEVELS)
     counts = "".join(
       f" {row[key]:>15}" if isinstance(row[key], int) else f" {row[key]:>15.3f}" for key in counted
     )
@@ -67,16 +67,16 @@ def _class_table(record: dict[str, Any]) -> list[str]:
   return lines
 
 
-def describe(record: dict[str, Any]) -> str:
-  """Renders what `report.record` returned for the terminal."""
+def describe(summary: dict[str, Any]) -> str:
+  """Renders what `tail_statistics.summary` returned for the terminal."""
   lines = [
-    f"{record['name']}: {record['num_classes']} classes, groups by the counts of"
-    f" {'the official table' if record['official'] else 'the training split'}"
+    f"{summary['name']}: {summary['num_classes']} classes, groups by the counts of"
+    f" {'the official table' if summary['official'] else 'the training split'}"
   ]
-  if record["official"]:
-    lines += _source_lines("official table", record["official"])
-  for name, split in record["splits"].items():
+  if summary["official"]:
+    lines += _source_lines("official table", summary["official"])
+  for name, split in summary["splits"].items():
     lines += _source_lines(name, split)
-  if record["comparison"]:
-    lines += _comparison_lines(record["comparison"])
-  return "\n".join([*lines, "", *_class_table(record)])
+  if summary["comparison"]:
+    lines += _comparison_lines(summary["comparison"])
+  return "\n".join([*lines, "", *_class_table(summary)])

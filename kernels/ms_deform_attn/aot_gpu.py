@@ -41,7 +41,7 @@ def rows(specs: dict[str, ArgSpec]) -> Iterator[aot_programs.Row]:
   """Compiles both passes for named shapes: the kernels, and the plain XLA implementation.
 
   Args:
-    specs: by name.
+    specs: shapes by name.
 
   Yields:
     For each program its figures, by the names of `COLUMNS`: `HBM MB`, what the kernels read and

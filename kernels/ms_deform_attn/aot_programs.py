@@ -26,12 +26,12 @@ def programs(
   """Lists forward and backward pass of an implementation.
 
   Args:
-    name: for the table.
-    implementation: what is compiled.
+    name: name for the table.
+    implementation: name of the compiled implementation.
     shape: name of the shapes.
     spec: the shapes.
-    dtype: of the values.
-    device: to compile for.
+    dtype: dtype of the values.
+    device: device to compile for.
 
   Yields:
     (the beginning of the row of the table, function of arrays, abstract arguments).
@@ -56,8 +56,8 @@ def abstract_arguments(
 
   Args:
     spec: the shapes.
-    dtype: of value and cotangent; the others are float32.
-    sharding: of all four, which says for what device to compile.
+    dtype: dtype of value and cotangent; the others are float32.
+    sharding: sharding of all four, which says for what device to compile.
   """
   points = (spec.batch, spec.length, spec.heads, len(spec.spatial_shapes), spec.points)
   value = (spec.batch, spec.length, spec.heads, spec.dim)

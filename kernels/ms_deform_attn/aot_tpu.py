@@ -53,8 +53,8 @@ class Schedule:
   """Scheduled bundles of a kernel.
 
   Attributes:
-    step: of one grid step, without its inner loops.
-    bodies: of the inner loops, in the order of the program.
+    step: bundles of one grid step, without its inner loops.
+    bodies: bundles of the inner loops, in the order of the program.
   """
 
   step: int
@@ -84,7 +84,7 @@ def rows(target: str, specs: dict[str, ArgSpec]) -> Iterator[aot_programs.Row]:
 
   Args:
     target: a key of `TOPOLOGIES`.
-    specs: by name.
+    specs: shapes by name.
 
   Yields:
     For each program its figures, by the names of `COLUMNS`: `HBM MB`, what XLA counts as accessed,

@@ -63,7 +63,7 @@ def make_arguments(
 
   Args:
     spec: the shapes.
-    seed: of the random numbers.
+    seed: seed of the random numbers.
     spread: standard deviation of the points around the query, in pixels of their level; None for
       the pattern of a freshly initialised layer (head h looks along the angle 2 pi h / H, point p
       at p + 1 pixels), with equal attention weights.

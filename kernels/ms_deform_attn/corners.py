@@ -25,8 +25,8 @@ def corners(
     x: location across, in units of the map's width; any number, infinite or none at all.
     y: location down, in units of the map's height.
     attention_weight: the point's, which scales the bilinear weights.
-    height: of the map, in pixels.
-    width: of the map, in pixels.
+    height: height of the map in pixels.
+    width: width of the map in pixels.
 
   Returns:
     The weights, 0 for corners off the map, differentiable in the three arrays (on a pixel centre

@@ -274,11 +274,11 @@ def _point(locations_ref, weights_ref, query, point, valid, spatial_shapes, dtyp
   Args:
     locations_ref: `[Q, L * P, 2]`.
     weights_ref: `[Q, L * P]`.
-    query: of each row of the block, `[block]`.
+    query: index of the query of each row of the block, `[block]`.
     point: its index among L * P, for each row or the same for all.
-    valid: which rows to read; the others are 0.
-    spatial_shapes: of the levels.
-    dtype: to compute in.
+    valid: True for the rows to read; the others are 0.
+    spatial_shapes: (height, width) of each level.
+    dtype: dtype to compute in.
 
   Returns:
     x, y and attention weight, `[block]`; height and width of the level; its first position.

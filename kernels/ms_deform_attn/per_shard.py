@@ -33,7 +33,7 @@ def sharded(mesh: Mesh, *, batch_axis: str | None, head_axis: str | None = None)
   which the compiler divides by itself. Gradients are taken care of wherever they are traced.
 
   Args:
-    mesh: of the program.
+    mesh: mesh of the program.
     batch_axis: name of its axis over which images are divided, or None.
     head_axis: the same for heads.
   """

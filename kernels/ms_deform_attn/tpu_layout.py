@@ -28,7 +28,7 @@ class Band:
     level: index of the level.
     first: its first row.
     height: number of rows.
-    width: of the level.
+    width: width of the level.
   """
 
   level: int
@@ -82,9 +82,9 @@ class Samples:
   Attributes:
     tables: x, y and attention weight, each `[B, H, L * P, Q']`; Q' is Q filled to whole blocks.
     specs: their blocks.
-    grid: what every call has in common.
+    grid: grid that every call has in common.
     sizes: (width, height) of each level, `[L, 1, 2]`.
-    dtype: of the computation.
+    dtype: dtype of the computation.
     queries, points, dim: Q, P and D.
   """
 

@@ -72,10 +72,10 @@ def backward(
   """Computes the gradients by value, locations and weights, in their dtypes.
 
   Args:
-    value: this and the next three as of `ms_deform_attn`.
-    spatial_shapes: as there.
-    sampling_locations: as there.
-    attention_weights: as there.
+    value: array of `ms_deform_attn`, like the next three.
+    spatial_shapes: likewise.
+    sampling_locations: likewise.
+    attention_weights: likewise.
     cotangent: `[B, Q, H * D]`, of the output.
 
   Returns:

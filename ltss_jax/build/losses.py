@@ -81,7 +81,7 @@ def query_numbers(
   if threshold is None:
     threshold = class_stats.frequency_threshold(stats.images_with_class, stats.num_images)
   frequency = repeat_factor.class_frequency(stats)
-  numbers = class_stats.query_numbers(frequency, threshold, loss.query_scale)
+  numbers = class_stats.queries_per_class(frequency, threshold, loss.query_scale)
   _log_query_numbers(numbers, stats, threshold, loss.query_scale)
   return tuple(numbers.tolist())
 

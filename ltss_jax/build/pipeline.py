@@ -4,7 +4,7 @@ import ml_collections
 import numpy as np
 from absl import logging
 
-from input_pipeline import copy_paste, pipeline, repeat_factor, transforms
+from input_pipeline import class_stats, copy_paste, pipeline, repeat_factor, transforms
 from ltss_jax.build.fields import fields_of
 from ltss_jax.dataset import Dataset
 
@@ -16,8 +16,11 @@ def _repeat_factors(config: ml_collections.ConfigDict, dataset: Dataset) -> np.n
     return None
   stats, level = dataset.train_stats, data.repeat_level
   threshold = data.repeat_threshold or repeat_factor.default_threshold(stats, level)
-  factors = repeat_factor.repeat_factors(
-    dataset.train_counts, stats, threshold=threshold, level=level, reduce=data.repeat_reduce
+  frequency = repeat_factor.class_frequency(stats, level)
+  factors = repeat_factor.image_repeat_factors(
+    dataset.train_counts,
+    class_stats.class_repeat_factors(frequency, threshold),
+    data.repeat_reduce,
   )
   logging.info(
     "Repeat factors (%s level, %s, t = %.4g): mean %.3f, largest %.2f, %d of %d images above 1",

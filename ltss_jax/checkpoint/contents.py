@@ -57,7 +57,7 @@ class Contents:
     """Copies the arrays to the host, as their own saving does; the rest is awaited later.
 
     Args:
-      directory: of this item, which Orbax is going to create.
+      directory: directory of this item, which Orbax is going to create.
     """
     leaves = _named(self._tree)
     described = {name: _described(leaf) for name, leaf in leaves.items()}
@@ -92,7 +92,7 @@ class Contents:
     """Reads what all processes noted.
 
     Args:
-      directory: of this item.
+      directory: directory of this item.
 
     Raises:
       ValueError: what was noted is damaged itself; names the file.

@@ -42,8 +42,8 @@ def read_contents(path: epath.Path, what: str) -> Contents | None:
   """What a checkpoint must come back as; None for those of versions that did not note it.
 
   Args:
-    path: of the checkpoint.
-    what: it is, for messages.
+    path: path of the checkpoint.
+    what: its name for messages.
 
   Raises:
     DamagedCheckpointError: that is damaged itself.
@@ -62,8 +62,8 @@ def load(path: epath.Path, what: str, items: dict[str, Any]) -> dict[str, Any]:
   """Reads items as they are asked for.
 
   Args:
-    path: of the checkpoint.
-    what: it is, for messages.
+    path: path of the checkpoint.
+    what: its name for messages.
     items: STATE, a tree of ShapeDtypeStructs with shardings, all of the saved ones; and maybe DATA,
       JSON-like.
 
@@ -94,9 +94,9 @@ def load_arrays(path: epath.Path, what: str, entries: Sequence[str] = ()) -> dic
   """Reads arrays whatever their structure.
 
   Args:
-    path: of the checkpoint.
-    what: it is, for messages.
-    entries: of the tree's first level, such as "params"; all where none are given.
+    path: path of the checkpoint.
+    what: its name for messages.
+    entries: entries of the tree's first level, such as "params"; all where none are given.
 
   Returns:
     Those of the entries that were saved by name, nested dicts of numpy arrays.
@@ -161,10 +161,10 @@ def _unreadable(path: epath.Path, what: str, error: Exception, *, intact: bool) 
   """The error of a checkpoint that fails to load.
 
   Args:
-    path: of the checkpoint.
-    what: it is, for messages.
-    error: of Orbax.
-    intact: what is asked for is known to have been saved, so that only damage or the disk remains.
+    path: path of the checkpoint.
+    what: its name for messages.
+    error: Orbax's error.
+    intact: whether what is asked for is known to be saved: only damage or the disk remains.
   """
   if not intact or not path.exists():
     return CheckpointError(f"could not read {what}: {reason(error)}")

@@ -120,7 +120,7 @@ class Checkpoints:
         one is given: then it is replaced.
       state: train state.
       data_state: JSON-like state of the data iterator.
-      miou: of this state, in percent, where it was evaluated.
+      miou: mIoU of this state in percent, where it was evaluated.
 
     Raises:
       CheckpointError: this save, or the one before, failed.
@@ -161,7 +161,7 @@ class Checkpoints:
       state: train state (arrays or ShapeDtypeStructs with shardings) of the expected shapes; the
         result is placed as it is.
       data_state: structure of the data iterator's state; None leaves it unread.
-      step: which one; None is the latest.
+      step: number of the checkpoint; None is the latest.
 
     Returns:
       (train state, data iterator's state or None).
@@ -187,7 +187,7 @@ class Checkpoints:
     They stay in the directory under another name, so that steps are counted from the one read.
 
     Args:
-      state: as in `restore`.
+      state: train state, as in `restore`.
       data_state: likewise.
 
     Returns:
@@ -254,8 +254,8 @@ class Checkpoints:
     """Entries of the train state of one checkpoint, whatever its structure.
 
     Args:
-      step: of a checkpoint.
-      *names: of the entries, such as "params"; all where none are given.
+      step: number of the checkpoint.
+      *names: names of the entries, such as "params"; all where none are given.
 
     Returns:
       The entries by name, nested dicts of numpy arrays.

@@ -39,7 +39,7 @@ def read_info(directory: epath.PathLike) -> dict[str, Any]:
   """The facts that `save_weights` wrote beside the weights, which are not read.
 
   Args:
-    directory: of the weights.
+    directory: directory of the weights.
 
   Raises:
     DamagedCheckpointError: they are not what was saved.
@@ -67,7 +67,7 @@ def load_weights(directory: epath.PathLike) -> tuple[Any, Any, dict[str, Any]]:
   """Reads what `save_weights` wrote.
 
   Args:
-    directory: of the weights.
+    directory: directory of the weights.
 
   Returns:
     (params, stats, info), params and stats as nested dicts of numpy arrays.

@@ -17,7 +17,7 @@ from ltss_jax.dataset import Dataset, prepare_run
 from ltss_jax.evaluation import examples, validation_split
 from ltss_jax.evaluation.confusion import confusion_matrix
 from ltss_jax.inference import coco_rle, restore, stream
-from ltss_jax.results import evaluated_data, evaluation_record
+from ltss_jax.results import evaluated_data, evaluation_result
 from ltss_jax.workdir import atomic_file, paths, run_config, run_data
 
 # Images on which the effect of rounded input shapes is measured, spread over the split.
@@ -98,7 +98,7 @@ class Evaluator:
       ignore_label=dataset.metadata.ignore_label,
       visit=visit,
     )
-    record = evaluation_record.make_record(
+    record = evaluation_result.make_result(
       confusion,
       class_names=dataset.metadata.class_names,
       train_images=dataset.train_stats.images_with_class,
@@ -113,11 +113,11 @@ class Evaluator:
       self._write_entries(name, entries)
     if jax.process_index() == 0:
       # The record comes last: where it is, its counts are too.
-      with atomic_file.replacing(paths.confusion(self._workdir, name)) as file:
+      with atomic_file.atomic_write(paths.confusion(self._workdir, name)) as file:
         np.savez_compressed(file, confusion=confusion)
-      evaluation_record.write_record(record, paths.record(self._workdir, name))
+      evaluation_result.write_result(record, paths.result(self._workdir, name))
     what = f"step {name}" if isinstance(name, int) else name
-    logging.info("%s: %s", what, evaluation_record.summary_line(record))
+    logging.info("%s: %s", what, evaluation_result.summary_line(record))
     return record
 
   def _effect_of_rounding(self, params: Any, stats: Any) -> dict[str, Any]:
@@ -137,7 +137,7 @@ class Evaluator:
     different = sum(int(np.sum(rounded[index] != exact[index])) for index in exact)
     pixels = sum(label.size for label in exact.values())
     different, pixels = mesh_lib.sum_over_processes(np.array([[different, pixels]]))[0].tolist()
-    share = round(100 * different / pixels, evaluation_record.PERCENT_DIGITS)
+    share = round(100 * different / pixels, evaluation_result.PERCENT_DIGITS)
     logging.info(
       "config.eval.shape_multiple=%d: %d input shapes instead of %d; %s %% of the pixels of %d "
       "sampled images have another label than at their exact shapes",
@@ -168,7 +168,7 @@ class Evaluator:
       FileNotFoundError: there is none.
       ValueError: it is damaged.
     """
-    path = paths.record(self._workdir, name)
+    path = paths.result(self._workdir, name)
     if not path.exists():
       raise FileNotFoundError(f"{path} does not exist; --mode=evaluate writes it anew")
     return atomic_file.read_json(path, "--mode=evaluate writes it anew")
@@ -231,13 +231,13 @@ def evaluate_checkpoint(
 
 def _name_kept(workdir: epath.Path, name: int | str, data: dict[str, Any]) -> int | str:
   """The name that the results go under; says so where the plain one is kept for other data."""
-  kept = evaluated_data.record_name(workdir, name, data)
+  kept = evaluated_data.result_name(workdir, name, data)
   if kept != name:
     logging.info(
       "These are other data (%s, %d validation images) than those of %s: the results go to %s",
       data["name"],
       data["val_images"],
-      paths.record(workdir, name),
-      paths.record(workdir, kept),
+      paths.result(workdir, name),
+      paths.result(workdir, kept),
     )
   return kept

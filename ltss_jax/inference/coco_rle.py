@@ -29,7 +29,7 @@ def label_entries(
   Args:
     label: integers [H, W], train ids 0 .. C - 1; other values (the ignore label) get no mask.
     dataset_ids: id of each of the C classes in the data set's own numbering.
-    file_name: of the image.
+    file_name: file name of the image.
 
   Returns:
     One {"file_name", "category_id", "segmentation"} for each class that occurs, in the order of

@@ -38,7 +38,7 @@ def read_run(
   """Reads the weights of a run, whose training may be going on.
 
   Args:
-    workdir: of the run.
+    workdir: workdir of the run.
     wanted: a step's number, 0 for the latest, -1 for the best by mIoU.
     or_latest: take the latest where the best is wanted and none was evaluated.
 
@@ -75,9 +75,9 @@ def of_run(
   """Weights of the step that `config.eval.step` names: a number, 0 the latest, -1 the best by mIoU.
 
   Args:
-    config: of the run; only what inference does not depend on may differ.
-    workdir: of the run.
-    architecture: of the config.
+    config: config of the run; only what inference does not depend on may differ.
+    workdir: workdir of the run.
+    architecture: architecture of the config.
     metadata: classes of the config's data, which must be those of the run.
 
   Returns:
@@ -102,9 +102,9 @@ def of_directory(
   """Loads converted weights.
 
   Args:
-    config: of the same model.
-    directory: that `python -m ltss_jax.convert` wrote.
-    architecture: of the config.
+    config: config of the same model.
+    directory: directory that `python -m ltss_jax.convert` wrote.
+    architecture: architecture of the config.
 
   Returns:
     (params, stats), replicated over all devices.
@@ -147,8 +147,8 @@ def require_finite(params: Any, stats: Any, source: str, advice: str) -> None:
   Args:
     params: nested dicts of arrays.
     stats: likewise.
-    source: of them, for the message.
-    advice: what to do, for the message.
+    source: their origin, for the message.
+    advice: remedy, for the message.
 
   Raises:
     ValueError: there are such weights.

@@ -13,10 +13,10 @@ def window_corners(height: int, width: int, window: int, stride: int) -> np.ndar
   """Where windows start: every `stride` pixels, the last ones moved back to end at the border.
 
   Args:
-    height: of the image in pixels.
-    width: of the image in pixels.
+    height: image height in pixels.
+    width: image width in pixels.
     window: side in pixels; on an axis that is shorter, the window is as long as the axis.
-    stride: in pixels, at most `window`.
+    stride: distance of the windows in pixels, at most `window`.
 
   Returns:
     int32 [N, 2], (top, left) of each window; the first is (0, 0).

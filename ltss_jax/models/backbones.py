@@ -17,12 +17,12 @@ class BackboneConfig:
 
   Attributes:
     name: one of `NAMES`.
-    norm: of ResNets, one of `NORMS`; the others have layer norms.
+    norm: norm of ResNets, one of `NORMS`; the others have layer norms.
     dtype: compute dtype, "float32" or "bfloat16"; parameters and statistics stay float32.
     drop_path: stochastic depth of the last block, rising linearly from 0 at the first; -1 takes
       the published one (Swin 0.3, ViT 0.1). ResNets have none.
     remat: recompute every block in the backward pass, for less memory.
-    res5_dilation: of ResNets: 2 keeps res5 at stride 16 and dilates its 3x3 convolutions.
+    res5_dilation: dilation of ResNets: 2 keeps res5 at stride 16 and dilates its 3x3 convolutions.
   """
 
   name: str
@@ -37,7 +37,7 @@ def build(config: BackboneConfig, *, rngs: nnx.Rngs) -> nnx.Module:
   """Constructs a backbone.
 
   Args:
-    config: which one.
+    config: backbone to build.
     rngs: `rngs.params` draws the initial weights.
 
   Returns:

@@ -206,7 +206,7 @@ def drop_path_keys(rates: Sequence[float], train: bool, rngs: nnx.Rngs | None) -
   """One key for each block's `drop_path`; None where nothing is dropped.
 
   Args:
-    rates: of the blocks.
+    rates: drop rates of the blocks.
     train: evaluation drops nothing.
     rngs: `rngs.dropout` is drawn from.
 

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ltss_jax.models import (
+  auxiliary_head,
   backbones,
   functional,
   layers,
   pixel_decoder,
-  pixel_head,
   transformer_decoder,
 )
 
@@ -55,7 +55,7 @@ class Mask2FormerConfig:
     class_head: a key of `CLASS_HEADS`.
     dtype: compute dtype of the transformer decoder; the pixel decoder is always float32.
     remat: recompute the decoders' layers in the backward pass.
-    pixel_head: whether a per-pixel classifier stands beside the queries in training.
+    pixel_head: whether an auxiliary head classifies pixels beside the queries in training.
     deformable_attention: implementation of `ms_deform_attn`; "auto" for the platform's best.
   """
 
@@ -87,7 +87,7 @@ class Predictions(NamedTuple):
     class_logits: [L + 1, B, Q, outputs]; the last prediction is the final one.
     mask_embeddings: [L + 1, B, Q, C].
     mask_features: [B, H/4, W/4, C]; with the embeddings they make the masks (`mask_logits`).
-    pixel_logits: [B, H/4, W/4, classes] of the pixel head in training; None without it.
+    pixel_logits: [B, H/4, W/4, classes] of the auxiliary head in training; None without it.
   """
 
   class_logits: jax.Array
@@ -132,7 +132,7 @@ class Mask2Former(nnx.Module):
       self.transformer_decoder.seesaw_counts = counts
     # The last part, so that the others start from the same weights with and without it.
     self.pixel_head = (
-      pixel_head.PixelHead(config.channels, config.num_classes, rngs=rngs)
+      auxiliary_head.AuxiliaryHead(config.channels, config.num_classes, rngs=rngs)
       if config.pixel_head
       else None
     )

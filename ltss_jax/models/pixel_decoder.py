@@ -24,11 +24,11 @@ class PixelDecoderConfig:
   Attributes:
     channels: width of the encoder, of the memory and of the mask features.
     num_layers: encoder layers.
-    num_heads: of the deformable attention.
-    feed_forward_width: inside the encoder layers.
+    num_heads: heads of the deformable attention.
+    feed_forward_width: hidden width of the encoder layers' feed-forward part.
     remat: recompute the encoder layers in the backward pass instead of keeping their insides.
-    num_points: that each head samples in each level.
-    implementation: of `ms_deform_attn`; None for the platform's best.
+    num_points: points that each head samples in each level.
+    implementation: implementation of `ms_deform_attn`; None for the platform's best.
   """
 
   channels: int

@@ -16,7 +16,7 @@ def sine_encoding(height: int, width: int, channels: int) -> jnp.ndarray:
   Args:
     height: rows of the map.
     width: columns of the map.
-    channels: of the encoding; a multiple of 4.
+    channels: width of the encoding; a multiple of 4.
 
   Returns:
     [height, width, channels] float32: half of the channels for y, then half for x, in each sine

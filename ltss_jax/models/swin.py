@@ -57,7 +57,7 @@ def shift_mask(height: int, width: int, window: int, shift: int) -> np.ndarray:
   """Logit offsets that keep apart cells which only the cyclic shift brings together.
 
   Args:
-    height: of the map in cells, a multiple of the window.
+    height: height of the map in cells, a multiple of the window.
     width: likewise.
     window: side of a window.
     shift: how far the map is rolled to the top left.

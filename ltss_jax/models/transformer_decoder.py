@@ -19,12 +19,12 @@ class TransformerDecoderConfig:
   """Shape of a transformer decoder.
 
   Attributes:
-    num_outputs: of the class head: C + 1 ("no object" last), or C + 2 for a Seesaw head.
+    num_outputs: width of the class head: C + 1 ("no object" last), or C + 2 for a Seesaw head.
     channels: width of queries, memory and mask features.
     num_queries: Q.
     num_layers: decoder layers; layer i attends to memory level i % 3.
-    num_heads: of both attentions.
-    feed_forward_width: inside the layers.
+    num_heads: heads of both attentions.
+    feed_forward_width: hidden width of the layers' feed-forward part.
     dtype: compute dtype of the layers; masks, classes and norms are computed in float32.
     remat: recompute the layers in the backward pass instead of keeping their insides.
   """

@@ -35,8 +35,8 @@ def export(
   """Writes a model's program, its weights and what a user of them has to know, and checks them.
 
   Args:
-    config: of the model; `export` says for which inputs and platforms.
-    workdir: of the run whose checkpoint is used, where no weights are given.
+    config: config of the model; `export` says for which inputs and platforms.
+    workdir: workdir of the run whose checkpoint is used, where no weights are given.
     output: folder of the files, which replace those of an earlier export.
     weights: directory of converted weights.
 
@@ -95,8 +95,8 @@ def sized_as_run(
   """The config with the crop and the test size of a run, where it leaves the crop to the images.
 
   Args:
-    config: whose `data.crop_size` the run has resolved from its images, if it is 0.
-    workdir: of the run; without a config.json the config stays as it is.
+    config: config whose `data.crop_size` the run has resolved from its images, if it is 0.
+    workdir: workdir of the run; without a config.json the config stays as it is.
 
   Raises:
     ValueError: config.json is damaged.
@@ -178,11 +178,11 @@ def program_of(
   """Lowers the function of `inference_function` for platforms that need not be there.
 
   Args:
-    function: as above.
+    function: that function.
     leaves: its weights, of which only shapes and types count.
     size: (height, width) of its images in pixels.
-    batch_size: of its images; 0 for any.
-    platforms: as jax.export names them.
+    batch_size: number of its images; 0 for any.
+    platforms: platforms by jax.export's names.
 
   Raises:
     ValueError: an operation of the model does not exist on one of the platforms.
@@ -250,10 +250,10 @@ def check(
   """Reads what was written and compares its labels with the model's own.
 
   Args:
-    directory: with the program and the weights.
-    model: that was exported, on one device.
-    config: that it was exported with.
-    size: of the program's images in pixels.
+    directory: directory of the program and the weights.
+    model: the exported model, on one device.
+    config: config that it was exported with.
+    size: (height, width) of the program's images in pixels.
 
   Returns:
     {"platform", "equal_labels"}: the share of pixels with the model's label; None where the program

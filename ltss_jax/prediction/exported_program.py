@@ -23,7 +23,7 @@ def load(
   """Loads an exported model.
 
   Args:
-    directory: of the export.
+    directory: directory of the export.
 
   Returns:
     (model, metadata): model(uint8 RGB [B, H, W, 3]) is {"labels": [B, H, W]} and, where they were
@@ -51,8 +51,8 @@ def read_program(directory: epath.PathLike, jax_version: str) -> jax_export.Expo
   """Reads the program and makes sure that this release of JAX understands all of it.
 
   Args:
-    directory: of the export.
-    jax_version: of the JAX that made it.
+    directory: directory of the export.
+    jax_version: version of the JAX that made it.
 
   Raises:
     ValueError: it does not.

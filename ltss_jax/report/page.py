@@ -9,8 +9,8 @@ from absl import logging
 from etils import epath
 from matplotlib import figure as figure_lib
 
-from ltss_jax.report import pictures, plots, run_files, tables
-from ltss_jax.results import evaluation_record
+from ltss_jax.report import pictures, run_figures, run_files, tables
+from ltss_jax.results import evaluation_result
 from ltss_jax.workdir import atomic_file
 
 FILE_NAME = "report.html"
@@ -25,7 +25,7 @@ def report(
   """Writes one self-contained HTML page about a run, from the files in its workdir alone.
 
   Args:
-    workdir: of the run.
+    workdir: workdir of the run.
     compare: workdirs of other runs, to be set against it.
     output: path of the page; by default WORKDIR/report.html.
 
@@ -48,11 +48,11 @@ def after_training(workdir: epath.PathLike) -> None:
   """Writes the report of a run that has just ended; what goes wrong is logged, not raised.
 
   Args:
-    workdir: of the run, whose results must not be lost to a page about them.
+    workdir: workdir of the run, whose results must not be lost to a page about them.
   """
   try:
     logging.info("A report with figures and pictures is in %s", report(workdir))
-  except Exception:  # Templates, plots and pictures each have errors of their own.
+  except Exception:  # Templates, figures and pictures each have errors of their own.
     logging.exception("The training is complete, but its report could not be written")
 
 
@@ -60,7 +60,7 @@ def render(runs: Sequence[run_files.Run]) -> str:
   """The page as text.
 
   Args:
-    runs: the first is what the page is about, the others are compared with it.
+    runs: the run that the page is about, then those that it is compared with.
   """
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(_FOLDER),
@@ -100,18 +100,18 @@ def _context(runs: Sequence[run_files.Run]) -> dict[str, Any]:
   return {
     "runs": runs,
     "run": run,
-    "special": evaluation_record.not_plain(run.record),
+    "special": evaluation_result.not_plain(run.result),
     "start": start,
     "style": (_FOLDER / "page.css").read_text(encoding="utf-8"),
     "script": (_FOLDER / "page.js").read_text(encoding="utf-8"),
     "totals": tables.totals(runs),
-    "groups": tables.groups(run.record),
+    "groups": tables.groups(run.result),
     "class_columns": tables.class_columns(runs, run.confusion is not None),
     "class_rows": tables.class_rows(runs),
     "pairs": tables.confusion_pairs(run),
     "config_rows": tables.config_rows(runs),
     "number": tables.number,
-    "gini": plots.gini(run.record),
+    "gini": run_figures.gini(run.result),
     "figures": _figures(runs, start.get("train_images", 0)),
     "worst": shown[:half],
     "best": shown[half:][::-1],
@@ -123,24 +123,24 @@ def _figures(
 ) -> dict[str, list[tuple[str, str, str]]]:
   """(title, what is to be seen, source of an <img>) of the figures of each section."""
   run = runs[0]
-  data = plots.data_set(run.record, num_images)
+  data = run_figures.data_set(run.result, num_images)
   figures = {
     "frequency": [
-      ("By number of training images", _SCATTER, plots.iou_against_frequency(run.record, "image")),
-      ("By training pixels", _SCATTER, plots.iou_against_frequency(run.record, "pixel")),
+      ("By number of training images", _SCATTER, run_figures.iou_by_frequency(run.result, "image")),
+      ("By training pixels", _SCATTER, run_figures.iou_by_frequency(run.result, "pixel")),
     ],
     "curves": [
-      ("Loss", "Means between two log lines.", plots.losses(run)),
-      ("mIoU", "Of the evaluated steps.", plots.validation(run)),
+      ("Loss", "Means between two log lines.", run_figures.losses(run)),
+      ("mIoU", "Of the evaluated steps.", run_figures.validation(run)),
       (
         "Learning rate",
         "Of the schedule; the backbone's may be a fraction.",
-        plots.metric(run, "learning_rate", "learning rate"),
+        run_figures.metric(run, "learning_rate", "learning rate"),
       ),
       (
         "Gradient norm",
         "Before clipping.",
-        plots.metric(run, "grad_norm", "norm of the gradient"),
+        run_figures.metric(run, "grad_norm", "norm of the gradient"),
       ),
     ],
     "data": [
@@ -152,10 +152,10 @@ def _figures(
   }
   if len(runs) > 1:
     figures["comparison"] = [
-      ("mIoU, image level", _GROUPS, plots.compare_groups(runs, "image")),
-      ("mIoU, pixel level", _GROUPS, plots.compare_groups(runs, "pixel")),
-      ("mIoU over the steps", "Of the evaluated steps.", plots.compare_validation(runs)),
-      ("Loss", "Comparable between runs of the same loss.", plots.compare_losses(runs)),
+      ("mIoU, image level", _GROUPS, run_figures.compare_groups(runs, "image")),
+      ("mIoU, pixel level", _GROUPS, run_figures.compare_groups(runs, "pixel")),
+      ("mIoU over the steps", "Of the evaluated steps.", run_figures.compare_validation(runs)),
+      ("Loss", "Comparable between runs of the same loss.", run_figures.compare_losses(runs)),
     ]
   return {section: _drawn(entries) for section, entries in figures.items()}
 
@@ -169,4 +169,4 @@ _GROUPS = "Of all classes and of each group."
 def _drawn(
   entries: list[tuple[str, str, figure_lib.Figure | None]],
 ) -> list[tuple[str, str, str]]:
-  return [(title, text, plots.svg(f)) for title, text, f in entries if f is not None]
+  return [(title, text, run_figures.svg(f)) for title, text, f in entries if f is not None]

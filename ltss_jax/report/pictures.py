@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ltss_jax.report import plots
+from ltss_jax.report import run_figures
 from ltss_jax.visualization import example_images, palette
 
 _QUALITY = 85  # of the JPEGs
@@ -19,7 +19,7 @@ def entry(example: example_images.Example, class_names: Sequence[str]) -> dict[s
   """What the template shows of an example.
 
   Args:
-    example: with its prediction.
+    example: validation image with its prediction.
     class_names: C names.
 
   Returns:
@@ -64,4 +64,4 @@ def _legend(example: example_images.Example, class_names: Sequence[str]) -> list
 def _encode(image: np.ndarray, kind: str) -> str:
   buffer = io.BytesIO()
   Image.fromarray(image).save(buffer, format=kind, quality=_QUALITY, optimize=True)
-  return plots.data_uri(buffer.getvalue(), kind)
+  return run_figures.data_uri(buffer.getvalue(), kind)

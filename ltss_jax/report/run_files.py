@@ -12,12 +12,12 @@ from absl import logging
 from etils import epath
 
 from input_pipeline import checked_files
-from ltss_jax.results import evaluated_data, evaluation_record, metrics
+from ltss_jax.results import evaluated_data, evaluation_result, metrics
 from ltss_jax.visualization import example_images
 from ltss_jax.workdir import atomic_file, json_lines, paths, run_config
 
 _REMEDY = "evaluate again, or remove it"
-_END_BYTES = 64  # of a record, its first and last entry
+_END_BYTES = 64  # of a result, its first and last entry
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,23 +25,23 @@ class Run:
   """A run, or converted weights that were evaluated.
 
   Attributes:
-    workdir: where its files lie.
+    workdir: folder of its files.
     label: a short name, unlike those of other runs of the same report.
     evaluated: the step, or name of weights, whose results are shown.
-    record: its results, as `evaluation_record.make_record` makes them.
-    history: (step, record) of every evaluated step, ascending.
-    others: (name, record) of the evaluations of other data than the run's.
-    lines: of metrics.jsonl, as they were written.
+    result: its results, as `evaluation_result.make_result` makes them.
+    history: (step, result) of every evaluated step, ascending.
+    others: (name, result) of the evaluations of other data than the run's.
+    lines: lines of metrics.jsonl, as they were written.
     confusion: int64 [C, C], rows are labels; None where it was not written.
     examples: the worst and best of some validation images; empty where there are none.
-    config: by dotted field names; empty where there is no config.json.
-    starts: what each start of the training ran on.
+    config: values by dotted field names; empty where there is no config.json.
+    starts: environment of each start of the training.
   """
 
   workdir: epath.Path
   label: str
   evaluated: str
-  record: dict[str, Any]
+  result: dict[str, Any]
   history: list[tuple[int, dict[str, Any]]]
   others: list[tuple[str, dict[str, Any]]]
   lines: list[dict[str, float]]
@@ -53,7 +53,7 @@ class Run:
   @property
   def class_names(self) -> list[str]:
     """C names, in the order of the classes."""
-    return [entry["name"] for entry in self.record["per_class"]]
+    return [entry["name"] for entry in self.result["per_class"]]
 
   @property
   def is_of_other_data(self) -> bool:
@@ -65,7 +65,7 @@ def read_run(workdir: epath.PathLike, label: str = "") -> Run:
   """Reads a run; of its evaluations the one of the last step on its own data is shown.
 
   Args:
-    workdir: of the run.
+    workdir: workdir of the run.
     label: a short name; by default that of the folder.
 
   Raises:
@@ -79,10 +79,10 @@ def read_run(workdir: epath.PathLike, label: str = "") -> Run:
       f"{workdir} holds no results (eval/<step>.json): give the workdir of a run, or evaluate it"
       " first with --mode=evaluate"
     )
-  records = {name: _read_record(workdir, name) for name in names}
-  others = [name for name in names if evaluated_data.is_of_other_data(workdir, name, records[name])]
+  results = {name: _read_result(workdir, name) for name in names}
+  others = [name for name in names if evaluated_data.is_of_other_data(workdir, name, results[name])]
   own = [name for name in names if name not in others]
-  history = [(int(name), records[name]) for name in own if name.isdigit()]
+  history = [(int(name), results[name]) for name in own if name.isdigit()]
   evaluated = (own or others)[-1]
   config = run_config.flatten(run_config.read(workdir) or {})
   lines = json_lines.read(paths.metrics(workdir))
@@ -91,11 +91,11 @@ def read_run(workdir: epath.PathLike, label: str = "") -> Run:
     workdir=workdir,
     label=label or workdir.name,
     evaluated=evaluated,
-    record=records[evaluated],
+    result=results[evaluated],
     history=history,
-    others=[(name, records[name]) for name in others],
+    others=[(name, results[name]) for name in others],
     lines=lines,
-    confusion=_read_confusion(workdir, evaluated, records[evaluated]),
+    confusion=_read_confusion(workdir, evaluated, results[evaluated]),
     examples=_read_examples(paths.examples(workdir, evaluated)),
     config=config,
     starts=json_lines.read(paths.environment(workdir)),
@@ -122,12 +122,12 @@ def _evaluated(workdir: epath.Path) -> list[str]:
   """Names of the results: those of weights in alphabetical order, then steps, ascending."""
   directory = workdir / "eval"
   paths = [p for p in directory.iterdir() if p.suffix == ".json"] if directory.is_dir() else []
-  names = [p.stem for p in paths if p.stem.isdigit() or _is_record(p)]
+  names = [p.stem for p in paths if p.stem.isdigit() or _is_result(p)]
   return sorted(names, key=lambda name: (name.isdigit(), int(name) if name.isdigit() else 0, name))
 
 
-def _is_record(path: epath.Path) -> bool:
-  """Whether a file is a record, or one that was damaged, by its ends: others may be large."""
+def _is_result(path: epath.Path) -> bool:
+  """Whether a file is a result, or one that was damaged, by its ends: others may be large."""
   with path.open("rb") as file:
     start = file.read(_END_BYTES)
     file.seek(max(0, path.stat().length - _END_BYTES))
@@ -137,27 +137,27 @@ def _is_record(path: epath.Path) -> bool:
   return is_cut or re.match(rb'\{\s*"mIoU"', start) is not None or b'"digest"' in end
 
 
-def _read_record(workdir: epath.Path, name: str) -> dict[str, Any]:
-  path = paths.record(workdir, name)
-  record = atomic_file.read_json(path, _REMEDY)
+def _read_result(workdir: epath.Path, name: str) -> dict[str, Any]:
+  path = paths.result(workdir, name)
+  result = atomic_file.read_json(path, _REMEDY)
   needed = {"mIoU", "fwIoU", "mACC", "pACC", "image_level", "pixel_level", "per_class"}
-  missing = needed - record.keys() if isinstance(record, dict) else needed
+  missing = needed - result.keys() if isinstance(result, dict) else needed
   if missing:
     raise ValueError(
       f"{path} lacks {', '.join(sorted(missing))}: it is no result of an evaluation; remove it"
     )
-  return record
+  return result
 
 
-def _read_confusion(workdir: epath.Path, name: str, record: dict[str, Any]) -> np.ndarray | None:
-  """The counts [C, C] that a record was made from; None where there is no such file."""
+def _read_confusion(workdir: epath.Path, name: str, result: dict[str, Any]) -> np.ndarray | None:
+  """The counts [C, C] that a result was made from; None where there is no such file."""
   path = paths.confusion(workdir, name)
   if not path.exists():
     return None
   arrays = checked_files.read_npz(path, _REMEDY)
   with _named(path):
     (confusion,) = arrays.values()
-  num_classes = len(record["per_class"])
+  num_classes = len(result["per_class"])
   if confusion.shape != (num_classes, num_classes):
     raise ValueError(
       f"{path} is of shape {confusion.shape}, the results beside it are of {num_classes} classes;"
@@ -165,12 +165,12 @@ def _read_confusion(workdir: epath.Path, name: str, record: dict[str, Any]) -> n
     )
   with _named(path):
     iou = 100 * metrics.segmentation_scores(confusion).iou
-  recorded = np.array([entry["IoU"] for entry in record["per_class"]], np.float64)  # None: nan
+  recorded = np.array([entry["IoU"] for entry in result["per_class"]], np.float64)  # None: nan
   if not np.allclose(
-    iou, recorded, rtol=0, atol=10**-evaluation_record.PERCENT_DIGITS, equal_nan=True
+    iou, recorded, rtol=0, atol=10**-evaluation_result.PERCENT_DIGITS, equal_nan=True
   ):
     raise ValueError(
-      f"{path} holds the counts of another evaluation than {paths.record(workdir, name)}; evaluate"
+      f"{path} holds the counts of another evaluation than {paths.result(workdir, name)}; evaluate"
       " again, or remove it"
     )
   return confusion
@@ -193,9 +193,9 @@ def series(run: Run, name: str, max_points: int = 400) -> tuple[np.ndarray, np.n
   """A metric over the steps; of many points the means of neighbours.
 
   Args:
-    run: with its lines.
-    name: of the metric; values that are not finite are left out.
-    max_points: of the result, about.
+    run: the run, with its lines.
+    name: name of the metric; values that are not finite are left out.
+    max_points: length of the result, about.
 
   Returns:
     (steps [N], values [N]); of a step written twice the last value.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ltss_jax.report import run_files
-from ltss_jax.results import evaluated_data, evaluation_record, metrics
+from ltss_jax.results import evaluated_data, evaluation_result, metrics
 
 MAX_PAIRS = 50
 _LEVELS = ("image", "pixel")
@@ -18,8 +18,8 @@ class Cell:
   """A cell of a table that can be sorted.
 
   Attributes:
-    text: as it is shown.
-    key: that the column is sorted by; "" stands at the end in either direction.
+    text: the text shown.
+    key: sort key of the column; "" stands at the end in either direction.
   """
 
   text: str
@@ -69,39 +69,39 @@ def totals(runs: Sequence[run_files.Run]) -> list[dict[str, Any]]:
   rows = []
   for run in runs:
     cells = []
-    for value, first in zip(_scores(run.record), _scores(runs[0].record), strict=True):
+    for value, first in zip(_scores(run.result), _scores(runs[0].result), strict=True):
       known = value is not None and first is not None and run is not runs[0]
       cells.append(
         (number(value), f"{value - first:+.2f}".replace("-0.00", "+0.00") if known else "")
       )
     evaluated = " with ".join(
-      filter(None, (str(run.evaluated), evaluation_record.not_plain(run.record)))
+      filter(None, (str(run.evaluated), evaluation_result.not_plain(run.result)))
     )
-    if not _of_same_images(run.record, runs[0].record):
-      evaluated += f" on other images ({run.record['data']['name']})"
+    if not _of_same_images(run.result, runs[0].result):
+      evaluated += f" on other images ({run.result['data']['name']})"
     rows.append({"label": run.label, "evaluated": evaluated, "cells": cells})
   return rows
 
 
-def _of_same_images(record: dict[str, Any], first: dict[str, Any]) -> bool:
-  """Whether nothing is known that tells the validation images of two records apart."""
-  found = evaluated_data.differences(first.get("data", {}), record.get("data", {}))
+def _of_same_images(result: dict[str, Any], first: dict[str, Any]) -> bool:
+  """Whether nothing is known that tells the validation images of two results apart."""
+  found = evaluated_data.differences(first.get("data", {}), result.get("data", {}))
   return not any(entry.startswith("val_") for entry in found)
 
 
-def _scores(record: dict[str, Any]) -> list[float | None]:
-  levels = (record[f"{level}_level"] for level in _LEVELS)
+def _scores(result: dict[str, Any]) -> list[float | None]:
+  levels = (result[f"{level}_level"] for level in _LEVELS)
   groups = [values[group] for values in levels for group in metrics.GROUP_NAMES]
-  return [*(record[name] for name in evaluation_record.TOTALS), *groups]
+  return [*(result[name] for name in evaluation_result.TOTALS), *groups]
 
 
-def groups(record: dict[str, Any]) -> list[dict[str, Any]]:
+def groups(result: dict[str, Any]) -> list[dict[str, Any]]:
   """A row a level: mIoU and number of classes of each group."""
   rows = []
   for level in _LEVELS:
-    members = [entry[f"{level}_group"] for entry in record["per_class"]]
+    members = [entry[f"{level}_group"] for entry in result["per_class"]]
     cells = [
-      (group, number(record[f"{level}_level"][group]), members.count(group))
+      (group, number(result[f"{level}_level"][group]), members.count(group))
       for group in metrics.GROUP_NAMES
     ]
     rows.append({"level": level, "cells": cells})
@@ -119,9 +119,9 @@ def class_rows(runs: Sequence[run_files.Run]) -> list[ClassRow]:
   """A row a class of the first run, with the IoU of the others where they know the class."""
   first = runs[0]
   mistakes = None if first.confusion is None else _mistakes(first)
-  others = [{e["name"]: e["IoU"] for e in run.record["per_class"]} for run in runs[1:]]
+  others = [{e["name"]: e["IoU"] for e in run.result["per_class"]} for run in runs[1:]]
   rows = []
-  for c, entry in enumerate(first.record["per_class"]):
+  for c, entry in enumerate(first.result["per_class"]):
     iou = entry["IoU"]
     cells = [
       _cell(iou),
@@ -175,7 +175,7 @@ def confusion_pairs(run: run_files.Run) -> list[Pair]:
         run.class_names[prediction],
         _cell(100 * float(shares[label, prediction]), 1),
         _cell(int(run.confusion[label, prediction]), 0),
-        run.record["per_class"][label]["image_group"],
+        run.result["per_class"][label]["image_group"],
       )
     )
   return pairs

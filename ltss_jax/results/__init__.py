@@ -1,1 +1,1 @@
-"""Scores, the record of an evaluation and the data that it is of: numpy alone, no JAX."""
+"""Scores, the result of an evaluation and the data that it is of: numpy alone, no JAX."""

@@ -1,4 +1,4 @@
-"""Which data an evaluation was of, told from its record, and the name that it is kept under."""
+"""Which data an evaluation was of, told from its result, and the name that it is kept under."""
 
 import hashlib
 import json
@@ -11,8 +11,8 @@ from ltss_jax.workdir import atomic_file, paths
 _NAME = "name"  # of the data set, for people: the same data may go by another one
 
 
-def record_name(workdir: epath.PathLike, name: int | str, data: dict[str, Any]) -> int | str:
-  """The name that an evaluation is kept under, so that no record of other data is written over.
+def result_name(workdir: epath.PathLike, name: int | str, data: dict[str, Any]) -> int | str:
+  """The name that an evaluation is kept under, so that no result of other data is written over.
 
   The plain name is for the data that the run was started with; where no run was, for those that
   were evaluated first.
@@ -20,7 +20,7 @@ def record_name(workdir: epath.PathLike, name: int | str, data: dict[str, Any]) 
   Args:
     workdir: the results go to WORKDIR/eval/.
     name: the state's step, or the name of its weights.
-    data: of the evaluation, as `run_data.evaluated` describes them.
+    data: description of the evaluated data, by `run_data.evaluated`.
 
   Returns:
     The name, for other data with `key` of them behind it: "800-1f0c2a3b".
@@ -30,24 +30,24 @@ def record_name(workdir: epath.PathLike, name: int | str, data: dict[str, Any]) 
   """
   known = _of_run(workdir)
   if known is None:
-    known = _of_record(paths.record(workdir, name))
+    known = _of_result(paths.result(workdir, name))
   return f"{name}-{key(data)}" if differences(known, data) else name
 
 
-def is_of_other_data(workdir: epath.PathLike, name: int | str, record: dict[str, Any]) -> bool:
-  """Whether a record is of other data than those that its folder's plain names are for.
+def is_of_other_data(workdir: epath.PathLike, name: int | str, result: dict[str, Any]) -> bool:
+  """Whether a result is of other data than those that its folder's plain names are for.
 
-  A record of an older version does not say what it is of, and counts as the run's own.
+  A result of an older version does not say what it is of, and counts as the run's own.
 
   Args:
-    workdir: of the run, or of the evaluations of weights.
-    name: that the record has there.
-    record: that was read.
+    workdir: workdir of the run, or of the evaluations of weights.
+    name: name of the result there.
+    result: its content.
 
   Raises:
     ValueError: data.json is damaged.
   """
-  data = record.get("data")
+  data = result.get("data")
   if not isinstance(data, dict):
     return False
   known = _of_run(workdir)
@@ -74,11 +74,11 @@ def _of_run(workdir: epath.PathLike) -> dict[str, Any] | None:
   return atomic_file.read_json(path) if path.exists() else None
 
 
-def _of_record(path: epath.Path) -> dict[str, Any]:
-  """What a record says that is there; nothing where it is damaged and about to be replaced."""
+def _of_result(path: epath.Path) -> dict[str, Any]:
+  """What a result says that is there; nothing where it is damaged and about to be replaced."""
   try:
-    record = atomic_file.read_json(path) if path.exists() else {}
+    result = atomic_file.read_json(path) if path.exists() else {}
   except ValueError:
     return {}
-  data = record.get("data") if isinstance(record, dict) else None
+  data = result.get("data") if isinstance(result, dict) else None
   return data if isinstance(data, dict) else {}

@@ -44,7 +44,7 @@ def confusion_matrix(
     label: integers [H, W], classes and ignore_label.
     prediction: integers [H, W], classes.
     num_classes: C.
-    ignore_label: pixels whose label it is are left out.
+    ignore_label: label of ignored pixels.
 
   Returns:
     [C, C] int64, row = label, column = prediction.

@@ -14,7 +14,7 @@ from ml_collections import config_flags
 
 from configs import flags as config_parsing
 from ltss_jax import console
-from ltss_jax.study import plan, plots, records, runs, table
+from ltss_jax.study import method_figures, plan, runs, study_files, table
 
 
 def _define_flags() -> None:
@@ -31,11 +31,11 @@ def _define_flags() -> None:
   flags.mark_flag_as_required("config")
 
 
-def report(folder: records.Folder) -> str:
-  """Writes table.md and the plots from all the results that are there.
+def report(folder: study_files.Folder) -> str:
+  """Writes table.md and the figures from all the results that are there.
 
   Args:
-    folder: of the study.
+    folder: folder of the study.
 
   Returns:
     The text of table.md.
@@ -49,12 +49,12 @@ def report(folder: records.Folder) -> str:
   text = table.markdown(study, plan.BASELINE)
   path = folder.path / "table.md"
   path.write_text(text, encoding="utf-8")
-  written = [path, *plots.save(study, folder.path, plan.BASELINE)]
+  written = [path, *method_figures.save(study, folder.path, plan.BASELINE)]
   logging.info("Written: %s", ", ".join(map(str, written)))
   return text
 
 
-def _train(folder: records.Folder, config: str, overrides: Mapping[str, Any]) -> int:
+def _train(folder: study_files.Folder, config: str, overrides: Mapping[str, Any]) -> int:
   """Runs the study that the flags describe; returns the exit code."""
   values = flags.FLAGS
   if values.methods is None:
@@ -76,7 +76,7 @@ def main(argv: list[str]) -> int:
   with console.one_message_per_error():
     config = config_parsing.config_argument()
     name = pathlib.Path(console.default_workdir(config)).name
-    folder = records.Folder(values.workdir or f"runs/study/{name}")
+    folder = study_files.Folder(values.workdir or f"runs/study/{name}")
     overrides = config_flags.get_override_values(values["config"])
     code = 0 if values.report_only else _train(folder, config, overrides)
     if code == 0 or folder.load():  # what is there, also after a failure

@@ -19,7 +19,7 @@ class Run:
 
   @property
   def name(self) -> str:
-    """Of its files: "rfs+copy_paste_0"."""
+    """Name of its files: "rfs+copy_paste_0"."""
     return f"{self.method}_{self.seed}"
 
 
@@ -47,7 +47,7 @@ def parse_methods(text: str, seeds: Sequence[int] | None = None) -> dict[str, tu
   Args:
     text: comma-separated methods, "baseline,rfs+copy_paste"; with ":N" behind it, "rfs:3", a method
       takes the first N seeds.
-    seeds: of every method. None: `DEFAULT_SEEDS`, and 0 to N - 1 for a method with ":N".
+    seeds: seeds of every method. None: `DEFAULT_SEEDS`, and 0 to N - 1 for a method with ":N".
 
   Returns:
     Method -> seeds, in the order of the text; the parts of a combination in the order of

@@ -14,10 +14,10 @@ from typing import Any
 
 from absl import logging
 
-from ltss_jax.results import evaluation_record
-from ltss_jax.study import plan, records
+from ltss_jax.results import evaluation_result
+from ltss_jax.study import plan, study_files
 
-_MAIN = records.REPOSITORY / "main.py"
+_MAIN = study_files.REPOSITORY / "main.py"
 _LOG_LINES = 12  # of a failed run's output that are shown
 
 
@@ -66,11 +66,11 @@ class Stop:
 class Runner:
   """Runs what a schedule says and has not finished yet."""
 
-  def __init__(self, folder: records.Folder, config: str, overrides: Mapping[str, Any]):
+  def __init__(self, folder: study_files.Folder, config: str, overrides: Mapping[str, Any]):
     """Sets up; nothing is started yet.
 
     Args:
-      folder: of the study.
+      folder: folder of the study.
       config: FILE[:variants] without a method.
       overrides: field -> value, passed on as --config.FIELD=VALUE.
     """
@@ -81,7 +81,7 @@ class Runner:
     """Runs them one after another.
 
     Args:
-      schedule: in the order in which they are to run.
+      schedule: runs, in the order in which they are to run.
 
     Returns:
       Exit code: 0, 1 where a run failed, 128 + the signal where one stopped the study.
@@ -130,8 +130,8 @@ class Runner:
 
   def _attempt(self, run: plan.Run, stop: Stop) -> int:
     """Starts a run or goes on with it, and waits for its end; returns the exit code."""
-    self._machine = self._machine or records.machine()
-    commit = records.commit()
+    self._machine = self._machine or study_files.machine()
+    commit = study_files.commit()
     started, start = datetime.datetime.now(datetime.UTC), time.monotonic()
     log = self._folder.log(run)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -159,7 +159,7 @@ class Runner:
 
   def _summary(self, run: plan.Run) -> str:
     content = self._folder.load()[run.method][run.seed]
-    return f"{content['seconds'] / 60:.1f} min; {evaluation_record.summary_line(content['record'])}"
+    return f"{content['seconds'] / 60:.1f} min; {evaluation_result.summary_line(content['record'])}"
 
   def _report_failure(self, run: plan.Run, place: str, code: int) -> None:
     log = self._folder.log(run)

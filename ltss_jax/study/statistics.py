@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-# Method -> seed -> content of its JSON, as `records.Folder.load` returns it.
+# Method -> seed -> content of its JSON, as `study_files.Folder.load` returns it.
 Study = Mapping[str, Mapping[int, dict[str, Any]]]
 
-# What is compared -> where it stands in the record of `results.make_record`.
+# What is compared -> where it stands in the result of `evaluation_result.make_result`.
 METRICS = {
   "mIoU": ("mIoU",),
   "image rare": ("image_level", "rare"),
@@ -24,7 +24,7 @@ METRICS = {
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-  """Of one method over its seeds.
+  """A metric of one method over its seeds.
 
   Attributes:
     mean: percent; None where no seed has a value.
@@ -39,12 +39,12 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-  """Of a method to the baseline, over the seeds that both have.
+  """Difference of a method to the baseline, over the seeds that both have.
 
   Attributes:
     mean: percentage points; None without a common seed.
-    standard_error: of the mean; None for fewer than two seeds.
-    p_value: of the two-sided paired t-test; None where there is no standard error, or it is 0.
+    standard_error: standard error of the mean; None for fewer than two seeds.
+    p_value: p of the two-sided paired t-test; None where there is no standard error, or it is 0.
     count: number of common seeds.
   """
 
@@ -59,19 +59,19 @@ class Difference:
     return self.standard_error is not None and abs(self.mean) > 2 * self.standard_error
 
 
-def values_by_seed(records: Mapping[int, dict[str, Any]], metric: str) -> dict[int, float]:
-  """Picks one of `METRICS` from records.
+def values_by_seed(results: Mapping[int, dict[str, Any]], metric: str) -> dict[int, float]:
+  """Picks one of `METRICS` from results.
 
   Args:
-    records: seed -> record of `results.make_record`.
+    results: seed -> result of `evaluation_result.make_result`.
     metric: a key of `METRICS`.
 
   Returns:
-    Seed -> percent, without the seeds whose record has no number.
+    Seed -> percent, without the seeds whose result has no number.
   """
   found = {}
-  for seed, record in records.items():
-    value: Any = record
+  for seed, result in results.items():
+    value: Any = result
     for key in METRICS[metric]:
       value = value[key]
     if value is not None:
@@ -114,16 +114,16 @@ def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]
   return Difference(mean, error, p_value, len(seeds))
 
 
-def class_iou(records: Sequence[dict[str, Any]]) -> np.ndarray:
-  """IoU of every class in every record.
+def class_iou(results: Sequence[dict[str, Any]]) -> np.ndarray:
+  """IoU of every class in every result.
 
   Args:
-    records: S records of `results.make_record`, of the same C classes.
+    results: S results of `evaluation_result.make_result`, of the same C classes.
 
   Returns:
     Percent, NaN where a class has none, float64 [S, C].
   """
-  rows = [[entry["IoU"] for entry in record["per_class"]] for record in records]
+  rows = [[entry["IoU"] for entry in result["per_class"]] for result in results]
   return np.array(rows, np.float64)  # None -> NaN
 
 

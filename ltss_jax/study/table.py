@@ -31,7 +31,7 @@ def markdown(study: Study, baseline: str) -> str:
   """Formats all that is known of a study.
 
   Args:
-    study: as `records.Folder.load` returns it, not empty.
+    study: study by `study_files.Folder.load`, not empty.
     baseline: the method that the others are compared with; may be absent.
 
   Returns:
@@ -39,7 +39,7 @@ def markdown(study: Study, baseline: str) -> str:
   """
   values = {
     method: {
-      metric: statistics.values_by_seed(_records(by_seed), metric) for metric in statistics.METRICS
+      metric: statistics.values_by_seed(_results(by_seed), metric) for metric in statistics.METRICS
     }
     for method, by_seed in study.items()
   }
@@ -50,7 +50,7 @@ def markdown(study: Study, baseline: str) -> str:
   return "\n\n".join([*parts, _NOTES, "# Runs", _provenance(study)]) + "\n"
 
 
-def _records(by_seed: Mapping[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+def _results(by_seed: Mapping[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
   return {seed: content["record"] for seed, content in by_seed.items()}
 
 

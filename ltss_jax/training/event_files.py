@@ -39,7 +39,7 @@ class EventWriter:
         are removed.
     """
     self._directory = epath.Path(directory)
-    self._grows = atomic_file.grows(self._directory)
+    self._grows = atomic_file.can_append(self._directory)
     self._file: record_writer.RecordWriter | None = None
     for path in self._directory.glob(f"{_PREFIX}*"):
       _cut(path, start_step)
@@ -92,7 +92,7 @@ def _cut(path: epath.Path, last_step: int) -> None:
   data = path.read_bytes()
   kept = b"".join(record for record in _records(data) if _step(record) <= last_step)
   if len(kept) < len(data):
-    with atomic_file.replacing(path) as file:
+    with atomic_file.atomic_write(path) as file:
       file.write(kept)
 
 

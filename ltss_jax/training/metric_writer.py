@@ -92,7 +92,7 @@ class JsonLinesWriter:
       later = (n for n, line in enumerate(lines) if self._step(line, start_step) > start_step)
       kept = lines[: next(later, len(lines))]
       if rest or len(kept) < len(lines):
-        with atomic_file.replacing(self._path) as file:
+        with atomic_file.atomic_write(self._path) as file:
           file.write(b"".join(line + b"\n" for line in kept))
 
   def _step(self, line: bytes, unknown: int) -> int:
@@ -105,7 +105,7 @@ class JsonLinesWriter:
   def write_scalars(self, step: int, scalars: Mapping[str, Scalar]) -> None:
     line = {"step": int(step)} | {name: float(value) for name, value in scalars.items()}
     self._unwritten += json_lines.line_of(line)
-    if atomic_file.grows(self._path):
+    if atomic_file.can_append(self._path):
       with self._path.open("ab") as file:
         file.write(self._unwritten)
       self._unwritten = b""
@@ -116,7 +116,7 @@ class JsonLinesWriter:
   def flush(self) -> None:
     if self._unwritten:
       before = self._path.read_bytes() if self._path.exists() else b""
-      with atomic_file.replacing(self._path) as file:
+      with atomic_file.atomic_write(self._path) as file:
         file.write(before + self._unwritten)
       self._unwritten = b""
 

@@ -77,6 +77,6 @@ class StepTrace:
       self._local = None
       jax.profiler.stop_trace()
       for path in filter(pathlib.Path.is_file, pathlib.Path(name).rglob("*")):
-        with atomic_file.replacing(self._directory / path.relative_to(name)) as file:
+        with atomic_file.atomic_write(self._directory / path.relative_to(name)) as file:
           file.write(path.read_bytes())
     logging.info("A trace of config.train.profile_steps is in %s", self._directory)

@@ -20,7 +20,7 @@ class Example:
   """One validation image with its prediction.
 
   Attributes:
-    file_name: of the record.
+    file_name: file name of the image's record.
     miou: mean IoU over the classes that label or prediction show, as a fraction; nan where no pixel
       is labelled.
     image: uint8 [H, W, 3].
@@ -74,7 +74,7 @@ def save(examples: Sequence[Example], path: epath.PathLike) -> None:
       f"label_{i}": example.label,
       f"prediction_{i}": example.prediction,
     }
-  with atomic_file.replacing(path) as file:
+  with atomic_file.atomic_write(path) as file:
     np.savez_compressed(file, **arrays)
 
 

@@ -26,7 +26,7 @@ def overlay(
     image: uint8 [H, W, 3].
     label: integers [H, W] below C.
     colors: uint8 [C, 3].
-    opacity: of the colours, 0 to 1.
+    opacity: opacity of the colours, 0 to 1.
 
   Returns:
     uint8 [H, W, 3].

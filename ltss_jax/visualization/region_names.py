@@ -21,7 +21,7 @@ class Region:
 
   Attributes:
     train_id: its class.
-    share: of the picture's pixels that it covers.
+    share: share of the picture's pixels that it covers.
     center: (x, y) in px of the picture, its innermost point.
   """
 
@@ -75,7 +75,7 @@ def draw_names(picture: np.ndarray, label: np.ndarray, names: Sequence[str]) -> 
   Args:
     picture: uint8 [H, W, 3].
     label: integers [H, W].
-    names: of the C classes.
+    names: names of the C classes.
 
   Returns:
     uint8 [H, W, 3].

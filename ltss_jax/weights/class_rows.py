@@ -35,8 +35,8 @@ class ClassRows:
     Outputs behind the classes, such as "no object", are taken over with them.
 
     Args:
-      fresh: of the model, [..., C + outputs behind].
-      saved: of the saved weights, [..., C' + outputs behind].
+      fresh: layer of the model, [..., C + outputs behind].
+      saved: layer of the saved weights, [..., C' + outputs behind].
 
     Returns:
       Array like `fresh`; None where no class has its row in the saved weights, or the layers differ

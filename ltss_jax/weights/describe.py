@@ -96,12 +96,12 @@ def check(
   """Compares a checkpoint with what a config asks for.
 
   Args:
-    found: in the checkpoint.
+    found: description of the checkpoint.
     model: config.model.name.
     backbone: config.model.backbone.
     class_head: config.model.class_head.
     data: config.data.name.
-    num_classes: of that data set; None leaves it to the checkpoint.
+    num_classes: number of classes of that data set; None leaves it to the checkpoint.
 
   Raises:
     ValueError: they differ; says what to choose.

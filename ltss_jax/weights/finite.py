@@ -14,8 +14,8 @@ def require_finite(arrays: Mapping[str, Any], source: str, advice: str) -> None:
 
   Args:
     arrays: name -> array of any dtype, what a model is to take over; integers are always finite.
-    source: where they come from, for the message.
-    advice: what to do, for the message.
+    source: origin of the arrays, for the message.
+    advice: remedy, for the message.
 
   Raises:
     ValueError: some are not finite; says how many and names the first.

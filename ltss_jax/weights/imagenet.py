@@ -23,13 +23,13 @@ class Format:
   """One kind of file.
 
   Attributes:
-    title: for messages.
+    title: name for messages.
     marks: names by which it is known.
     rename: name -> official name without "backbone.".
     dropped: names that a segmentation model does not use.
     afresh: official names that its backbone has beside those of the file.
     arrange: (official name, array) -> array in official order.
-    arranged: what `arrange` does, for the report.
+    arranged: description of what `arrange` does, for the report.
   """
 
   title: str
@@ -46,11 +46,11 @@ class Backbone:
   """A backbone's weights under official names.
 
   Attributes:
-    title: what the file was recognised as.
+    title: kind of file that it was recognised as.
     arrays: official name -> array.
     dropped: names in the file that have no use here.
     afresh: official names that may be missing.
-    changed: what was done to single arrays, as text.
+    changed: changes to single arrays, as text.
   """
 
   title: str
@@ -233,7 +233,7 @@ def fit_tables(backbone: Backbone, shapes: Mapping[str, tuple[int, ...]]) -> Non
   """Resizes position tables to the model's window or grid, as the official loaders do.
 
   Args:
-    backbone: changed in place.
+    backbone: backbone as read; changed in place.
     shapes: official name -> shape of the model.
   """
   for name, array in backbone.arrays.items():

@@ -32,11 +32,11 @@ def initial_weights(
   where only a backbone was saved, and so does what only training uses where it was not saved.
 
   Args:
-    params: of the fresh model, nested dicts of arrays.
-    stats: likewise.
-    loaded_params: of the saved weights.
-    loaded_stats: likewise.
-    classes: of the model and of the saved weights; None where one of them is not known by name.
+    params: parameters of the fresh model, nested dicts of arrays.
+    stats: its statistics, likewise.
+    loaded_params: parameters of the saved weights.
+    loaded_stats: their statistics.
+    classes: classes of the model and of the saved weights; None where one is not known by name.
 
   Returns:
     (params, stats, text): of the fresh trees' structure and dtypes; the text says what starts

@@ -58,7 +58,7 @@ def title(arrays: Mapping[str, np.ndarray]) -> str | None:
 
 
 def _other_resnet(arrays: Mapping[str, np.ndarray]) -> str | None:
-  """Of ResNets that share their names, those of other shapes."""
+  """The ResNets of other shapes among those that share their names."""
   block = (f"layer1.0.conv{i}.weight" for i in (1, 2, 3))
   stem, *shapes = (np.shape(arrays.get(name)) for name in ("conv1.weight", *block))
   if stem[:1] != (_STEM_CHANNELS,) or any(len(shape) not in (0, 4) for shape in shapes):

@@ -301,7 +301,7 @@ def load(file: BinaryIO, load_storage: Callable[[Any], Any] | None = None) -> An
   """Reads one pickle from the file's position on.
 
   Args:
-    file: binary, open for reading.
+    file: binary file, open for reading.
     load_storage: persistent id -> object, for torch's files.
 
   Returns:
@@ -318,7 +318,7 @@ def read_legacy(file: BinaryIO) -> Any:
   """Reads a file of torch.save from before torch 1.6: pickles, then the storages.
 
   Args:
-    file: seekable, at its beginning; must stay open while arrays are read.
+    file: seekable file, at its beginning; must stay open while arrays are read.
 
   Returns:
     Its object, with arrays as `LazyArray`.

@@ -37,8 +37,8 @@ def read_arrays(path: str | pathlib.Path, weights: str = "") -> dict[str, np.nda
   zip and legacy formats (.pth, .pt, .bin), .safetensors, .npz. Nothing that a file names is run.
 
   Args:
-    path: of the file; of the index of several; or of a folder that `save_pretrained` wrote.
-    weights: which set of weights of a file with several (`sets.choose`).
+    path: the file; the index of several; or a folder that `save_pretrained` wrote.
+    weights: name of the set of weights in a file with several (`sets.choose`).
 
   Returns:
     name -> array, without the wrapping of training programs ({"model": ...}, "module."). The log
@@ -173,11 +173,11 @@ def write_pickle(path: str | pathlib.Path, arrays: Mapping[str, np.ndarray]) -> 
   the name that numpy 2 writes by itself is unknown to the releases before 1.26.
 
   Args:
-    path: of the new file; appears only when it is complete.
+    path: the new file; appears only when it is complete.
     arrays: official name -> array.
   """
   content = {"model": {k: np.asarray(v) for k, v in arrays.items()}, "__author__": "ltss_jax"}
-  with atomic_file.replacing(path) as file:
+  with atomic_file.atomic_write(path) as file:
     _Pickler(file, protocol=4).dump(content)
 
 

@@ -16,7 +16,7 @@ class Report:
     regenerated: names of buffers that follow from the model.
     missing: names that the model has and the file has not; they start afresh.
     dropped: names that the file has and the model has no use for.
-    changed: what was done to single arrays beside a change of layout, as text.
+    changed: changes to single arrays beside a change of layout, as text.
   """
 
   converted: int = 0

@@ -34,8 +34,8 @@ class WeightSet:
   """One model's weights.
 
   Attributes:
-    name: by which it is chosen: the keys that lead to it and the prefix, "state_dict.encoder_q".
-    prefix: that was taken off its names.
+    name: name to choose it by: the keys that lead to it and the prefix, "state_dict.encoder_q".
+    prefix: prefix that was taken off its names.
     arrays: name -> array or `pickles.LazyArray`.
     beside: names next to the prefix that are of no set.
     known: whether the names are of a kind that can be converted.
@@ -58,7 +58,7 @@ def choose(sets: Sequence[WeightSet], wanted: str) -> WeightSet:
   """The set that is asked for, or the one that is not an average or a copy of another.
 
   Args:
-    sets: of one file, at least one.
+    sets: sets of one file, at least one.
     wanted: name of the set, or a part of it between dots; empty for no wish.
 
   Raises:

@@ -55,7 +55,7 @@ def read_index(path: pathlib.Path) -> dict[str, list[str]]:
   """Reads an index.
 
   Args:
-    path: of the JSON file.
+    path: the JSON file.
 
   Returns:
     File name -> the names that it holds. All files lie beside the index.

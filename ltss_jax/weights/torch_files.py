@@ -14,7 +14,7 @@ def read_zip(archive: zipfile.ZipFile) -> Any:
   """Reads an archive that torch.save wrote.
 
   Args:
-    archive: must stay open while arrays are read.
+    archive: open archive; must stay open while arrays are read.
 
   Returns:
     Its object, with arrays as `pickles.LazyArray`.

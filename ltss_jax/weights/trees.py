@@ -22,9 +22,9 @@ def fill(tree: Mapping[Any, Any], leaves: Mapping[str, Any], prefix: str = "") -
   """Puts leaves into a tree's structure.
 
   Args:
-    tree: gives the structure and the keys.
+    tree: tree with the structure and the keys.
     leaves: path -> leaf; paths outside of the tree are not used.
-    prefix: of the tree's own paths.
+    prefix: prefix of the tree's own paths.
 
   Returns:
     The tree with these leaves only, without empty branches.

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and JSON that tells whether it is as it was written."""
+"""Atomic writes: files appear whole or not at all; and JSON that tells whether it is as written."""
 
 import contextlib
 import hashlib
@@ -13,11 +13,11 @@ _SEAL, _ALGORITHM = "digest", "sha256:"
 
 
 @contextlib.contextmanager
-def replacing(path: epath.PathLike) -> Iterator[BinaryIO]:
+def atomic_write(path: epath.PathLike) -> Iterator[BinaryIO]:
   """Opens a binary file that takes its place when the block ends without an error.
 
   Args:
-    path: of the file, local or remote; missing folders are made.
+    path: the file, local or remote; missing folders are made.
 
   Yields:
     The file to write.
@@ -37,14 +37,14 @@ def replacing(path: epath.PathLike) -> Iterator[BinaryIO]:
     raise
 
 
-def grows(path: epath.PathLike) -> bool:
+def can_append(path: epath.PathLike) -> bool:
   """Whether a file there can be added to: stores of objects (gs://, s3://) take whole ones only."""
   return "://" not in os.fspath(epath.Path(path))
 
 
 def write_text(path: epath.PathLike, text: str) -> None:
-  """Writes a text file in UTF-8; arguments and errors are those of `replacing`."""
-  with replacing(path) as file:
+  """Writes a text file in UTF-8; arguments and errors are those of `atomic_write`."""
+  with atomic_write(path) as file:
     file.write(text.encode())
 
 
@@ -54,7 +54,7 @@ def write_json(
   """Writes a JSON object, sealed, in UTF-8.
 
   Args:
-    path: of the file.
+    path: the file.
     content: plain JSON values.
     indent: blanks before each level.
     allow_nan: whether NaN and infinities, which are not JSON, may stand in it.
@@ -71,8 +71,8 @@ def read_json(path: epath.PathLike, remedy: str = "restore or remove it") -> Any
   """Reads a JSON file in UTF-8; an object without its seal, which is not checked.
 
   Args:
-    path: of the file.
-    remedy: what to do where it is damaged, for the message.
+    path: the file.
+    remedy: advice where it is damaged, for the message.
 
   Raises:
     FileNotFoundError: there is no such file.
@@ -110,7 +110,7 @@ def unsealed(content: Any) -> Any:
   """What `sealed` was given; what has no digest, as older versions wrote it, comes back as it is.
 
   Args:
-    content: that was read.
+    content: the content read.
 
   Raises:
     ValueError: the digest is of other content. Also where a digest stands under another name: that

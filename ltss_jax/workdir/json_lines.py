@@ -16,7 +16,7 @@ def read(path: epath.PathLike) -> list[dict[str, Any]]:
   """Reads the objects; where the end is missing, a warning says so.
 
   Args:
-    path: of the file; without one there are none.
+    path: the file; without one there are none.
 
   Raises:
     ValueError: a line is not as it was written; names the file and the line.
@@ -29,8 +29,8 @@ def parsed(line: bytes, name: str) -> dict[str, Any]:
   """The object of one line.
 
   Args:
-    line: as `line_of` made it.
-    name: of the line, for the message.
+    line: line by `line_of`.
+    name: name of the line, for the message.
 
   Raises:
     ValueError: it is not as it was written.
@@ -54,19 +54,19 @@ def append(path: epath.PathLike, content: Mapping[str, Any]) -> None:
   """Adds an object, in the place of a last line that was cut off.
 
   Args:
-    path: of the file; made where it is missing.
+    path: the file; made where it is missing.
     content: plain JSON values.
   """
   path = epath.Path(path)
   # Read and written anew: object stores know no appending.
-  with atomic_file.replacing(path) as file:
+  with atomic_file.atomic_write(path) as file:
     for line in _whole_lines(path):
       file.write(line.rstrip(_MORE) + _MORE + b"\n")
     file.write(line_of(content))
 
 
 def _whole_lines(path: epath.Path) -> list[bytes]:
-  """In bytes, as what was cut off may end in the middle of a character."""
+  """The complete lines in bytes, as what was cut off may end in the middle of a character."""
   if not path.exists():
     return []
   *lines, rest = path.read_bytes().split(b"\n")

@@ -23,7 +23,7 @@ def environment(workdir: epath.PathLike) -> epath.Path:
   return epath.Path(workdir) / "environment.jsonl"
 
 
-def record(workdir: epath.PathLike, name: int | str) -> epath.Path:
+def result(workdir: epath.PathLike, name: int | str) -> epath.Path:
   """Results of an evaluated step, or of weights of a name."""
   return epath.Path(workdir) / "eval" / f"{name}.json"
 

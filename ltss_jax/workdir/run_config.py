@@ -120,7 +120,7 @@ def check(
   A run of constant learning rate (`optimizer.poly_power` 0) may have more steps than before.
 
   Args:
-    workdir: of the run; without a config.json there is nothing to compare.
+    workdir: workdir of the run; without a config.json there is nothing to compare.
     config: resolved config of this process.
     evaluating: compare only what inference depends on.
 
@@ -167,7 +167,7 @@ def note_growth(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> N
   """Writes config.json anew where a run that `check` lets go on is to have more steps.
 
   Args:
-    workdir: of the run.
+    workdir: workdir of the run.
     config: resolved config of this process.
   """
   saved = read(workdir)
@@ -189,11 +189,11 @@ def check_weights(
   """Compares a config with the model that converted weights are of.
 
   Args:
-    directory: of the weights, for the message.
-    info: that stands beside them: "contents" ("model" or "backbone"), "num_classes" and "model",
+    directory: directory of the weights, for the message.
+    info: facts beside them: "contents" ("model" or "backbone"), "num_classes" and "model",
       the fields of `config.model`.
-    config: of this process.
-    num_classes: of the config's data set.
+    config: config of this process.
+    num_classes: number of classes of the config's data set.
 
   Raises:
     ValueError: they differ; names each field with both values. Or they are of a backbone alone.
@@ -228,10 +228,10 @@ def check_pooling_window(
   """Compares the crop that pooling windows follow from, for a prediction with converted weights.
 
   Args:
-    directory: of the weights, for the message.
-    info: that stands beside them; "crop_size" in px, which conversions of before lack. Without it,
+    directory: directory of the weights, for the message.
+    info: facts beside them; "crop_size" in px, which conversions of before lack. Without it,
       or where it is 0 for a crop that the data decide, there is nothing to compare.
-    config: of this process, of the same model.
+    config: config of this process, of the same model.
 
   Raises:
     ValueError: the crops differ.

@@ -21,20 +21,20 @@ def write(workdir: epath.PathLike, dataset: Dataset) -> None:
   """Notes the data of a new run.
 
   Args:
-    workdir: of the run, which exists.
-    dataset: of the run.
+    workdir: workdir of the run, which exists.
+    dataset: data set of the run.
   """
   facts = _class_facts(dataset.metadata) | _label_facts(dataset)
   atomic_file.write_json(paths.data(workdir), facts | {_SAMPLE: _sample_digest(dataset)})
 
 
 def evaluated(dataset: Dataset) -> dict[str, Any]:
-  """What a record of an evaluation says of its data; see `record_data`.
+  """What the result of an evaluation says of its data; see `results.evaluated_data`.
 
   The training images are part of it: the groups of the classes follow from them.
 
   Args:
-    dataset: that is evaluated.
+    dataset: data set that is evaluated.
 
   Returns:
     {"name" of the data set, "train_images", "val_images", "train_labels", "val_labels",
@@ -48,8 +48,8 @@ def check(workdir: epath.PathLike, dataset: Dataset) -> None:
   """Compares a data set with the one that a run was started with.
 
   Args:
-    workdir: of the run; without a data.json there is nothing to compare.
-    dataset: of this process.
+    workdir: workdir of the run; without a data.json there is nothing to compare.
+    dataset: data set of this process.
 
   Raises:
     ValueError: they are not the same; says in what.
@@ -61,8 +61,8 @@ def check_classes(workdir: epath.PathLike, metadata: prepared.ClassMetadata) -> 
   """Compares what labels mean with what they meant when a run was trained.
 
   Args:
-    workdir: of the run; without a data.json there is nothing to compare.
-    metadata: of the data of this process.
+    workdir: workdir of the run; without a data.json there is nothing to compare.
+    metadata: metadata of this process's data.
 
   Raises:
     ValueError: it is not the same; says in what.
@@ -94,7 +94,7 @@ def _label_facts(dataset: Dataset) -> dict[str, Any]:
 
 
 def _digest(counts: class_stats.PixelCounts) -> str:
-  """Of the sizes of all images and of their pixels of every class, in the order of the images."""
+  """Digest of the sizes of all images and of their pixels of every class, in the images' order."""
   digest = hashlib.sha256()
   for array in (counts.height, counts.width, counts.row_offsets, counts.class_ids, counts.pixels):
     digest.update(np.ascontiguousarray(array, dtype="<i8").tobytes())
@@ -102,7 +102,7 @@ def _digest(counts: class_stats.PixelCounts) -> str:
 
 
 def _sample_digest(dataset: Dataset) -> str:
-  """Of the names and the content of some validation images.
+  """Digest of the names and the content of some validation images.
 
   JPEGs are stored as they came; a PNG may have been encoded here, by another library each time.
   """

@@ -20,8 +20,8 @@ def append(workdir: epath.PathLike, *, step: int, train_images: int, val_images:
   """Adds a line for this start of a run.
 
   Args:
-    workdir: of the run; must exist.
-    step: that training starts from.
+    workdir: workdir of the run; must exist.
+    step: step that training starts from.
     train_images: number of images of the training split.
     val_images: number of images of the validation split.
   """

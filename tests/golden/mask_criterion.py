@@ -23,7 +23,7 @@ def problem(seed: int, valid: tuple[int, ...], targets: int, queries: int) -> di
   """Random logits of three predictions, label maps with ignored pixels, and present classes.
 
   Args:
-    seed: of the random numbers.
+    seed: seed of the random numbers.
     valid: number of targets in each image.
     targets: T, padding included.
     queries: Q.
@@ -49,7 +49,7 @@ def our_points(seed: int, shape: tuple[int, int, int], config=CONFIG) -> dict[st
   """The points that `criterion_sums` draws for the keys of `image_keys`, without the choice.
 
   Args:
-    seed: of the keys.
+    seed: seed of the keys.
     shape: (L, B, T).
     config: settings.
 

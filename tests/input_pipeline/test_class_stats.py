@@ -169,20 +169,20 @@ def test_stats_of_coco_stuff_size_take_under_two_seconds():
   assert stats.images_with_class.sum() == num_images * classes_per_image
 
 
-def test_repeat_factors_by_hand():
+def test_class_repeat_factors_by_hand():
   frequency = np.array([0.04, 0.01, 0.0025, 1.0, 0.0])
   # sqrt(0.01 / f), at least 1; a class without an image has 1.
   np.testing.assert_allclose(
-    class_stats.repeat_factors(frequency, 0.01), [1, 1, 2, 1, 1], rtol=1e-15
+    class_stats.class_repeat_factors(frequency, 0.01), [1, 1, 2, 1, 1], rtol=1e-15
   )
 
 
-def test_query_numbers_by_hand():
+def test_queries_per_class_by_hand():
   frequency = np.array([1.0, 0.04, 0.02, 0.01, 0.0025, 0.0])
   # 2 sqrt(0.01 / f): 0.2, 1, 1.41, 2, 4.
-  numbers = class_stats.query_numbers(frequency, 0.01, scale=2)
+  numbers = class_stats.queries_per_class(frequency, 0.01, scale=2)
   assert numbers.tolist() == [1, 1, 2, 2, 4, 1] and numbers.dtype == np.int64
-  assert class_stats.query_numbers(frequency, 0.01, scale=1).tolist() == [1, 1, 1, 1, 2, 1]
+  assert class_stats.queries_per_class(frequency, 0.01, scale=1).tolist() == [1, 1, 1, 1, 2, 1]
 
 
 # Data set -> threshold, mean numbers of rare/common/frequent classes (as published), how many
@@ -195,10 +195,10 @@ QUERIES = {
 
 
 @pytest.mark.parametrize("name", QUERIES)
-def test_query_numbers_are_the_published_ones(name):
+def test_queries_per_class_are_the_published_ones(name):
   threshold, means, above_one, largest = QUERIES[name]
   stats = datasets.find_spec(name).official_stats
-  numbers = class_stats.query_numbers(
+  numbers = class_stats.queries_per_class(
     stats.images_with_class / stats.num_images, threshold, scale=2
   )
   groups = class_stats.frequency_groups(stats.images_with_class)
@@ -208,9 +208,11 @@ def test_query_numbers_are_the_published_ones(name):
   assert (np.sum(numbers > 1), numbers.max()) == (above_one, largest)
 
 
-def test_histogram_of_query_numbers_of_ade20k_full():
+def test_histogram_of_queries_per_class_of_ade20k_full():
   stats = datasets.find_spec("ade20k_full").official_stats
-  numbers = class_stats.query_numbers(stats.images_with_class / stats.num_images, 0.0003, scale=2)
+  numbers = class_stats.queries_per_class(
+    stats.images_with_class / stats.num_images, 0.0003, scale=2
+  )
   values, sizes = np.unique(numbers, return_counts=True)
   assert dict(zip(values.tolist(), sizes.tolist(), strict=True)) == {
     1: 372,
@@ -223,8 +225,8 @@ def test_histogram_of_query_numbers_of_ade20k_full():
 
 @pytest.mark.parametrize(
   "function",
-  [class_stats.repeat_factors, functools.partial(class_stats.query_numbers, scale=2)],
-  ids=["repeat_factors", "query_numbers"],
+  [class_stats.class_repeat_factors, functools.partial(class_stats.queries_per_class, scale=2)],
+  ids=["class_repeat_factors", "queries_per_class"],
 )
 @pytest.mark.parametrize(
   ("frequency", "threshold", "message"),
@@ -242,4 +244,4 @@ def test_factors_of_unusable_frequencies(function, frequency, threshold, message
 
 def test_negative_scale_is_an_error():
   with pytest.raises(ValueError, match="scale is -1"):
-    class_stats.query_numbers(np.ones(1), 0.1, scale=-1)
+    class_stats.queries_per_class(np.ones(1), 0.1, scale=-1)

@@ -23,8 +23,10 @@ COUNTS = class_stats.PixelCounts.from_rows(
 STATS = class_stats.class_stats(COUNTS, 3)
 
 
-def factors(**options):
-  return repeat_factor.repeat_factors(COUNTS, STATS, **options)
+def factors(threshold, level="image", reduce="max"):
+  frequency = repeat_factor.class_frequency(STATS, level)
+  class_factors = class_stats.class_repeat_factors(frequency, threshold)
+  return repeat_factor.image_repeat_factors(COUNTS, class_factors, reduce)
 
 
 class TestFactorsByHand:
@@ -54,7 +56,7 @@ class TestFactorsByHand:
 
   def test_images_without_classes_alone(self):
     empty = class_stats.PixelCounts.from_rows([(2, 2)] * 2, [(np.array([]), np.array([]))] * 2)
-    got = repeat_factor.image_factors(empty, np.full(3, 9.0), "sum")
+    got = repeat_factor.image_repeat_factors(empty, np.full(3, 9.0), "sum")
     np.testing.assert_array_equal(got, [1, 1])
 
   @given(st.integers(0, 2**32 - 1), st.sampled_from(repeat_factor.REDUCTIONS))
@@ -68,7 +70,7 @@ class TestFactorsByHand:
     class_factors = 1 + rng.random(6)
     operation = {"max": np.max, "mean": np.mean, "sum": np.sum}[reduce]
     expected = [operation(class_factors[ids]) if len(ids) else 1 for ids, _ in rows]
-    got = repeat_factor.image_factors(counts, class_factors, reduce)
+    got = repeat_factor.image_repeat_factors(counts, class_factors, reduce)
     np.testing.assert_allclose(got, expected, rtol=1e-12)  # another order of summation
 
   def test_default_thresholds(self):
@@ -86,9 +88,9 @@ class TestFactorsByHand:
     with pytest.raises(ValueError, match="level is 'pixels'; it must be one of image, pixel"):
       repeat_factor.class_frequency(STATS, "pixels")
     with pytest.raises(ValueError, match="reduce is 'min'"):
-      repeat_factor.image_factors(COUNTS, np.ones(3), "min")
+      repeat_factor.image_repeat_factors(COUNTS, np.ones(3), "min")
     with pytest.raises(ValueError, match="list class 2, but there are 2 classes"):
-      repeat_factor.image_factors(COUNTS, np.ones(2))
+      repeat_factor.image_repeat_factors(COUNTS, np.ones(2))
 
 
 class TestStream:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from ltss_jax.results import evaluation_record
+from ltss_jax.results import evaluation_result
 from tests.main import runs
 
 
@@ -62,7 +62,7 @@ def test_two_processes_equal_one(folder, data_dir, tmp_path):
 
 def test_two_processes_report_once_and_export_nothing(folder, data_dir, tmp_path):
   groups = np.array([0, 1, 2])
-  record = evaluation_record.make_record(
+  record = evaluation_result.make_result(
     np.diag([1, 2, 3]),
     class_names=("sky", "grass", "roof"),
     train_images=groups,
@@ -70,7 +70,7 @@ def test_two_processes_report_once_and_export_nothing(folder, data_dir, tmp_path
     image_groups=groups,
     pixel_groups=groups,
   )
-  evaluation_record.write_record(record, tmp_path / "eval" / "8.json")
+  evaluation_result.write_result(record, tmp_path / "eval" / "8.json")
   outputs = two_processes(folder, data_dir, tmp_path, "--mode=report")
   assert ["The report is" in output for output in outputs] == [True, False]
   assert (tmp_path / "report.html").exists()

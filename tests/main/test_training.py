@@ -82,7 +82,7 @@ def test_evaluating_other_data_leaves_the_record_of_the_run(reference, folder, d
   own = json.loads((workdir / "eval" / "12.json").read_text())
   assert record["mIoU"] != own["mIoU"] and record["data"]["name"] == "rainy"
   run = run_files.read_run(workdir)
-  assert run.record["mIoU"] == own["mIoU"] and [other for other, _ in run.others] == [name]
+  assert run.result["mIoU"] == own["mIoU"] and [other for other, _ in run.others] == [name]
 
 
 def test_wrong_uses_end_in_one_message(reference, folder, data_dir, tmp_path):

@@ -46,10 +46,10 @@ def test_prepared_data(prepared_directory, tmp_path):
     "lorenz.png",
     "images_per_number_of_classes.png",
   }
-  record = json.loads((output / "statistics.json").read_text(encoding="utf-8"))
-  assert record["name"] == "photos"
-  assert [row["train_images"] for row in record["classes"]] == [4, 2, 0, 1]
-  assert record["splits"]["train"]["pixel_level"]["gini"] == pytest.approx(0.55)
+  summary = json.loads((output / "statistics.json").read_text(encoding="utf-8"))
+  assert summary["name"] == "photos"
+  assert [row["train_images"] for row in summary["classes"]] == [4, 2, 0, 1]
+  assert summary["splits"]["train"]["pixel_level"]["gini"] == pytest.approx(0.55)
   plots = {path.stem: read_plot(path) for path in output.glob("*.png")}
   assert plots["class_frequency"].shape == (450, 1100, 3)
 

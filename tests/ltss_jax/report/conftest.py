@@ -7,13 +7,13 @@ import pytest
 
 from configs import shapes_lt
 from input_pipeline import class_stats
-from ltss_jax.results import evaluation_record
+from ltss_jax.results import evaluation_result
 from ltss_jax.visualization import example_images
 from ltss_jax.workdir import paths, run_config
 
 
-def make_record(num_classes, seed):
-  """(record, confusion) of a classifier that is the better, the more frequent a class is."""
+def make_result(num_classes, seed):
+  """(result, confusion) of a classifier that is the better, the more frequent a class is."""
   rng = np.random.default_rng(seed)
   images = np.geomspace(20_000, 1, num_classes).astype(np.int64) - 1  # the rarest is never seen
   share = images * rng.uniform(0.01, 0.2, num_classes)
@@ -22,7 +22,7 @@ def make_record(num_classes, seed):
   confusion = np.diag(np.int64(pixels * right))
   wrong = rng.permutation(num_classes)
   np.add.at(confusion, (np.arange(num_classes), wrong), pixels - confusion.diagonal())
-  record = evaluation_record.make_record(
+  result = evaluation_result.make_result(
     confusion,
     class_names=[f"class {c} <b>&" for c in range(num_classes)],
     train_images=images,
@@ -30,7 +30,7 @@ def make_record(num_classes, seed):
     image_groups=class_stats.frequency_groups(images),
     pixel_groups=class_stats.frequency_groups(share),
   )
-  return record, confusion
+  return result, confusion
 
 
 def make_example(i, num_classes):
@@ -55,8 +55,8 @@ def _write_run(workdir, num_classes=12, seed=0, steps=(50, 100), learning_rate=1
   ]
   paths.metrics(workdir).write_text("".join(json.dumps(line) + "\n" for line in lines))
   for i, step in enumerate(steps):
-    record, confusion = make_record(num_classes, seed + i)
-    evaluation_record.write_record(record, paths.record(workdir, step))
+    result, confusion = make_result(num_classes, seed + i)
+    evaluation_result.write_result(result, paths.result(workdir, step))
     np.savez_compressed(paths.confusion(workdir, step), confusion=confusion)
   kept = [make_example(i, min(num_classes, 200)) for i in range(8)]
   example_images.save(kept, paths.examples(workdir, steps[-1]))

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from ltss_jax import report
-from ltss_jax.results import evaluation_record
+from ltss_jax.results import evaluation_result
 from ltss_jax.workdir import atomic_file, paths
 
 SECTIONS = {"results", "classes", "frequency", "confusion", "curves", "images", "data", "config"}
@@ -57,8 +57,8 @@ def test_the_page_has_every_section_and_needs_no_other_file(workdir):
 
 def test_an_evaluation_that_is_not_plain_says_so(workdir, write_run, tmp_path):
   other = write_run(tmp_path / "b")
-  path = paths.record(other, 100)
-  evaluation_record.write_record(atomic_file.read_json(path) | {"eval": {"flip": True}}, path)
+  path = paths.result(other, 100)
+  evaluation_result.write_result(atomic_file.read_json(path) | {"eval": {"flip": True}}, path)
   assert "with eval.flip=True." in report.report(other).read_text(encoding="utf-8")
   text = report.report(workdir, [other]).read_text(encoding="utf-8")
   assert "<td>100 with eval.flip=True</td>" in text and "Not the plain" not in text
@@ -79,9 +79,9 @@ OTHER = {"name": "rainy <b>", "val_images": 5, "val_labels": "cd"}
 )
 def test_evaluations_of_other_data_are_named(workdir, names, note):
   atomic_file.write_json(paths.data(workdir), {"val_images": 7, "val_labels": "ab"})
-  record = atomic_file.read_json(paths.record(workdir, 100)) | {"data": OTHER, "mIoU": 98.76}
+  result = atomic_file.read_json(paths.result(workdir, 100)) | {"data": OTHER, "mIoU": 98.76}
   for name in names:
-    evaluation_record.write_record(record, paths.record(workdir, name))
+    evaluation_result.write_result(result, paths.result(workdir, name))
   text = report.report(workdir).read_text(encoding="utf-8")
   assert note in text
   assert ("<title>demo: 98.76" in text) == (100 in names)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ltss_jax.report import run_files
-from ltss_jax.results import evaluated_data, evaluation_record as results_lib
+from ltss_jax.results import evaluated_data, evaluation_result as results_lib
 from ltss_jax.workdir import atomic_file, paths
 
 
@@ -14,7 +14,7 @@ def test_a_run_is_read_with_the_results_of_its_last_step(workdir):
   run = run_files.read_run(workdir)
   assert (run.label, run.evaluated) == ("demo", "100")
   assert [step for step, _ in run.history] == [50, 100]
-  assert run.record == atomic_file.read_json(workdir / "eval" / "100.json")
+  assert run.result == atomic_file.read_json(workdir / "eval" / "100.json")
   assert run.confusion.shape == (12, 12) and len(run.examples) == 8
   assert run.config["optimizer.learning_rate"] == 1e-3
   assert run.starts[0]["commit"] == "0123456789abcdef"
@@ -35,25 +35,25 @@ OTHER = {"name": "rainy", "val_images": 5, "val_labels": "cd"}
 
 
 def write_as_of(workdir, name, data, source=100):
-  """The record of a step once more, as one of some data."""
-  record = atomic_file.read_json(paths.record(workdir, source)) | {"data": data}
-  results_lib.write_record(record, paths.record(workdir, name))
+  """The result of a step once more, as one of some data."""
+  result = atomic_file.read_json(paths.result(workdir, source)) | {"data": data}
+  results_lib.write_result(result, paths.result(workdir, name))
 
 
-def test_records_of_other_data_are_not_those_of_the_run(workdir):
+def test_results_of_other_data_are_not_those_of_the_run(workdir):
   atomic_file.write_json(paths.data(workdir), {"val_images": 7, "val_labels": "ab"})
   write_as_of(workdir, 100, OWN)
   write_as_of(workdir, "100-0123abcd", OTHER)
   write_as_of(workdir, 150, OTHER)  # a copy by hand
   run = run_files.read_run(workdir)
-  assert (run.evaluated, run.record["data"], run.is_of_other_data) == ("100", OWN, False)
+  assert (run.evaluated, run.result["data"], run.is_of_other_data) == ("100", OWN, False)
   assert [step for step, _ in run.history] == [50, 100]  # 50 is of an older version
-  assert [(name, record["data"]) for name, record in run.others] == [
+  assert [(name, result["data"]) for name, result in run.others] == [
     ("100-0123abcd", OTHER),
     ("150", OTHER),
   ]
   for name in (50, 100):
-    paths.record(workdir, name).unlink()
+    paths.result(workdir, name).unlink()
   run = run_files.read_run(workdir)
   assert (run.evaluated, run.is_of_other_data, run.history) == ("150", True, [])
 
@@ -62,7 +62,7 @@ def test_weights_without_a_run_are_shown_on_the_data_that_came_first(workdir):
   write_as_of(workdir, "m2f", OWN)
   write_as_of(workdir, f"m2f-{evaluated_data.key(OTHER)}", OTHER)
   for name in (50, 100):
-    paths.record(workdir, name).unlink()
+    paths.result(workdir, name).unlink()
   run = run_files.read_run(workdir)
   assert (run.evaluated, len(run.others)) == ("m2f", 1)
 

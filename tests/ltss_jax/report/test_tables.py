@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from ltss_jax.report import run_files, tables
-from ltss_jax.results import evaluation_record
+from ltss_jax.results import evaluation_result
 
 CONFUSION = np.array([[90, 10, 0], [5, 0, 15], [0, 0, 0]])  # sky, grass, roof
 
 
 @pytest.fixture(name="run")
 def _run(workdir):
-  record = evaluation_record.make_record(
+  result = evaluation_result.make_result(
     CONFUSION,
     class_names=["sky", "grass", "roof"],
     train_images=np.array([1000, 10, 1]),
@@ -22,7 +22,7 @@ def _run(workdir):
     pixel_groups=np.array([2, 2, 0]),
   )
   run = run_files.read_run(workdir)
-  return dataclasses.replace(run, record=record, confusion=CONFUSION)
+  return dataclasses.replace(run, result=result, confusion=CONFUSION)
 
 
 def test_class_rows(run):
@@ -39,8 +39,8 @@ def test_class_rows(run):
 
 
 def test_other_runs_are_matched_by_the_name_of_the_class(run):
-  classes = [run.record["per_class"][1] | {"IoU": 12.5}, run.record["per_class"][0] | {"IoU": 90.0}]
-  other = dataclasses.replace(run, label="other", record=run.record | {"per_class": classes})
+  classes = [run.result["per_class"][1] | {"IoU": 12.5}, run.result["per_class"][0] | {"IoU": 90.0}]
+  other = dataclasses.replace(run, label="other", result=run.result | {"per_class": classes})
   sky, grass, roof = tables.class_rows([run, other])
   assert [cell.text for cell in sky.cells[4:6]] == ["90.00", "+4.29"]
   assert [cell.text for cell in grass.cells[4:6]] == ["12.50", "+12.50"]
@@ -52,7 +52,7 @@ def test_other_runs_are_matched_by_the_name_of_the_class(run):
 def test_scores_on_other_images_say_so(run):
   data = {"name": "photos", "train_labels": "1", "val_images": 7, "val_labels": "ab"}
   own, trained_elsewhere, rainy = (
-    dataclasses.replace(run, record=run.record | {"data": data | changes})
+    dataclasses.replace(run, result=run.result | {"data": data | changes})
     for changes in ({}, {"train_labels": "2"}, {"name": "rainy", "val_labels": "cd"})
   )
   rows = tables.totals(
@@ -72,12 +72,12 @@ def test_confused_pairs_are_ranked_by_the_share_of_the_label(run):
 
 
 def test_totals_and_groups(run):
-  better = dataclasses.replace(run, record=run.record | {"mIoU": run.record["mIoU"] + 1})
+  better = dataclasses.replace(run, result=run.result | {"mIoU": run.result["mIoU"] + 1})
   first, second = tables.totals([run, better])
   assert first["cells"][0] == ("28.57", "")
   assert second["cells"][0] == ("29.57", "+1.00")
   assert second["cells"][1][1] == "+0.00"
-  image, pixel = tables.groups(run.record)
+  image, pixel = tables.groups(run.result)
   assert image["cells"] == [("rare", "0.00", 1), ("common", "0.00", 1), ("frequent", "85.71", 1)]
   assert [count for _, _, count in pixel["cells"]] == [1, 0, 2]
 

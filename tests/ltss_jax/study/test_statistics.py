@@ -4,22 +4,22 @@ import pytest
 from ltss_jax.study import statistics
 
 
-def records(study, method):
+def results(study, method):
   return {seed: content["record"] for seed, content in study[method].items()}
 
 
 def test_values_by_seed(study, content):
-  assert statistics.values_by_seed(records(study, "rfs"), "image rare") == {0: 4, 1: 7, 2: 10}
-  assert statistics.values_by_seed(records(study, "rfs"), "mIoU") == {0: 30.0, 1: 33.0, 2: 35.25}
+  assert statistics.values_by_seed(results(study, "rfs"), "image rare") == {0: 4, 1: 7, 2: 10}
+  assert statistics.values_by_seed(results(study, "rfs"), "mIoU") == {0: 30.0, 1: 33.0, 2: 35.25}
   empty = {0: content("rfs", 0, (1.0, 2.0, None, 4.0))["record"]}
   assert statistics.values_by_seed(empty, "pixel common") == {}
   assert statistics.values_by_seed(empty, "pixel frequent") == {0: 4.0}
 
 
-def test_metrics_cover_the_totals_and_groups_of_a_record(study):
-  record = study["rfs"][0]["record"]
+def test_metrics_cover_the_totals_and_groups_of_a_result(study):
+  result = study["rfs"][0]["record"]
   for metric in statistics.METRICS:
-    assert 0 in statistics.values_by_seed({0: record}, metric)
+    assert 0 in statistics.values_by_seed({0: result}, metric)
 
 
 @pytest.mark.parametrize(

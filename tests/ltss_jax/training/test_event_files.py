@@ -57,7 +57,7 @@ def test_images_keep_their_pixels(tmp_path):
 _KILLED = """
 import os, signal, sys
 import numpy as np
-from ltss_jax import metric_writer
+from ltss_jax.training import metric_writer
 writer = metric_writer.create_writer(sys.argv[1], start_step=0, is_primary=True)
 for step in (1, 2, 3):
   writer.write_scalars(step, {"loss": step / 4})

@@ -147,7 +147,7 @@ def test_a_backbone_without_some_of_its_layers_is_an_error():
 
 
 def with_training_only(weights, value, classes=3):
-  """The weights with a pixel head and pixel counts."""
+  """The weights with an auxiliary head and pixel counts."""
   params, stats = copy.deepcopy(weights)
   full = lambda *shape: np.full(shape, value, np.float32)  # noqa: E731
   params["pixel_head"] = {
@@ -179,7 +179,7 @@ def test_what_only_training_uses_is_taken_over_where_it_was_saved():
   assert "+ pixel_head/conv/conv/kernel: not used" in text
 
 
-def test_the_pixel_heads_classifier_follows_the_number_of_classes():
+def test_the_auxiliary_heads_classifier_follows_the_number_of_classes():
   fresh = with_training_only(model(5), 0.0, classes=5)
   saved = with_training_only(model(value=1.0), 1.0)
   params, stats, _ = init.initial_weights(*fresh, *saved)
@@ -206,7 +206,7 @@ def deeplab(num_classes, value=0.0, seesaw=True):
 
 
 def mask2former(num_classes, value=0.0):
-  """(params, stats) with the Seesaw head, and with the pixel head."""
+  """(params, stats) with the Seesaw head, and with the auxiliary head."""
   params, stats = with_training_only(model(num_classes, value=value), value, num_classes)
   del stats["seesaw_counts"]
   params["transformer_decoder"]["class_embed"] = {

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and JSON that knows whether it was changed."""
+"""Atomic writes, and JSON that knows whether it was changed."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ def test_text_replaces_a_file_and_makes_its_folder(tmp_path):
 def test_a_file_appears_at_the_end_of_its_block(tmp_path):
   path = tmp_path / "counts.npz"
   path.write_text("before")
-  with atomic_file.replacing(path) as file:
+  with atomic_file.atomic_write(path) as file:
     np.savez(file, counts=np.arange(3))
     assert path.read_text() == "before"
   with np.load(path) as arrays:
@@ -35,7 +35,7 @@ def test_a_file_appears_at_the_end_of_its_block(tmp_path):
 def test_a_failure_leaves_what_was_there(tmp_path, error):
   path = tmp_path / "a.txt"
   path.write_text("before")
-  with pytest.raises(error), atomic_file.replacing(path) as file:
+  with pytest.raises(error), atomic_file.atomic_write(path) as file:
     file.write(b"half")
     raise error
   assert path.read_text() == "before" and names(tmp_path) == ["a.txt"]

@@ -1,4 +1,4 @@
-"""PNG plots of a study."""
+"""PNG figures that compare the methods of a study."""
 
 import pathlib
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib import axes as axes_lib, figure as figure_lib
 from matplotlib.backends import backend_agg
 
-from ltss_jax.results import evaluation_record
+from ltss_jax.results import evaluation_result
 from ltss_jax.study import statistics
 from ltss_jax.study.statistics import Study
 
@@ -46,9 +46,9 @@ def _classes(study: Study) -> list[dict[str, Any]]:
 
 
 def _frequency(study: Study, level: str) -> np.ndarray:
-  """Of every class, for a logarithmic axis: one of 0 stands at half of the smallest other one."""
+  """Frequency of every class for a logarithmic axis: 0 stands at half of the smallest other one."""
   values = np.array(
-    [entry[evaluation_record.FREQUENCIES[level][0]] for entry in _classes(study)], np.float64
+    [entry[evaluation_result.FREQUENCIES[level][0]] for entry in _classes(study)], np.float64
   )
   positive = values[values > 0]
   return np.maximum(values, positive.min() / 2 if positive.size else 1.0)  # [C]
@@ -75,8 +75,8 @@ def smoothed(frequency: np.ndarray, iou: np.ndarray) -> tuple[np.ndarray, np.nda
 
 def iou_by_frequency(study: Study) -> figure_lib.Figure:
   """IoU of the classes against their frequency at both levels: points, and smoothed curves."""
-  figure, panels = _new_figure(len(evaluation_record.FREQUENCIES))
-  for axes, (level, (_, label)) in zip(panels, evaluation_record.FREQUENCIES.items(), strict=True):
+  figure, panels = _new_figure(len(evaluation_result.FREQUENCIES))
+  for axes, (level, (_, label)) in zip(panels, evaluation_result.FREQUENCIES.items(), strict=True):
     frequency = _frequency(study, level)
     for method, color in _colors(study).items():
       mean = statistics.mean_over_seeds(_iou(study, method))
@@ -114,7 +114,7 @@ def _draw_gain(axes: axes_lib.Axes, study: Study, method: str, baseline: str) ->
       label=group,
     )
   axes.axhline(0, color="gray", linewidth=0.8)
-  axes.set(xscale="log", xlabel=evaluation_record.FREQUENCIES["image"][1])
+  axes.set(xscale="log", xlabel=evaluation_result.FREQUENCIES["image"][1])
   axes.set_title(f"{method} ({len(seeds)} pairs)", fontsize="medium")
 
 
@@ -145,13 +145,13 @@ def gain_by_frequency(study: Study, baseline: str) -> figure_lib.Figure | None:
 
 def groups(study: Study) -> figure_lib.Figure:
   """Means over the groups at both levels: a bar for each method's mean, a dot for each seed."""
-  figure, panels = _new_figure(len(evaluation_record.FREQUENCIES))
+  figure, panels = _new_figure(len(evaluation_result.FREQUENCIES))
   width = 0.8 / len(study)
-  for axes, level in zip(panels, evaluation_record.FREQUENCIES, strict=True):
+  for axes, level in zip(panels, evaluation_result.FREQUENCIES, strict=True):
     for i, (method, color) in enumerate(_colors(study).items()):
-      records = {seed: content["record"] for seed, content in study[method].items()}
+      results = {seed: content["record"] for seed, content in study[method].items()}
       for place, group in enumerate(_GROUP_COLORS):
-        values = list(statistics.values_by_seed(records, f"{level} {group}").values())
+        values = list(statistics.values_by_seed(results, f"{level} {group}").values())
         x = place + (i + 0.5) * width - 0.4
         axes.bar(
           x, np.mean(values) if values else 0.0, width, color=color, alpha=0.6,
@@ -166,11 +166,11 @@ def groups(study: Study) -> figure_lib.Figure:
 
 
 def save(study: Study, directory: pathlib.Path, baseline: str) -> list[pathlib.Path]:
-  """Draws the plots.
+  """Draws the figures.
 
   Args:
-    study: as `records.Folder.load` returns it, not empty.
-    directory: where the PNG files go; exists.
+    study: study by `study_files.Folder.load`, not empty.
+    directory: folder of the PNG files; exists.
     baseline: the method that the others are compared with; may be absent.
 
   Returns:

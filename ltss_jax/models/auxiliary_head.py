@@ -1,4 +1,4 @@
-"""A per-pixel classifier on mask features, for its gradient in training alone.
+"""The auxiliary head: classes of pixels from the mask features, for its gradient in training alone.
 
 A mask classifier learns a rare class from the few queries that are matched to it; this head gives
 the features below them the gradient of every labelled pixel.
@@ -11,16 +11,16 @@ from flax import nnx
 from ltss_jax.models import layers, pixel_decoder
 
 
-class PixelHead(nnx.Module):
+class AuxiliaryHead(nnx.Module):
   """3x3 convolution, group norm, ReLU, and a 1x1 convolution to the classes; float32."""
 
   def __init__(self, channels: int, num_classes: int, *, rngs: nnx.Rngs):
     """Initialises.
 
     Args:
-      channels: of the features, and of the layer between; a multiple of 32.
+      channels: width of the features, and of the layer between; a multiple of 32.
       num_classes: C.
-      rngs: for the initial weights.
+      rngs: `rngs.params` draws the initial weights.
     """
     self.conv = pixel_decoder.ConvGroupNorm(
       channels, channels, 3, kernel_init=layers.uniform_fan_in, use_bias=False, rngs=rngs

@@ -3,8 +3,8 @@
 import pytest
 
 from configs import shapes_lt
-from ltss_jax.results import evaluation_record
-from ltss_jax.study import plan, records
+from ltss_jax.results import evaluation_result
+from ltss_jax.study import plan, study_files
 from ltss_jax.workdir import atomic_file, paths, run_config
 
 FREE = {"every_steps", "batch_size", "save_json", "step"}
@@ -14,7 +14,7 @@ OTHER_RUN, OLD_RUN, LAST_RUN = plan.Run("rfs", 1), plan.Run("rfs", 2), plan.Run(
 
 @pytest.fixture(name="folder")
 def _folder(tmp_path):
-  return records.Folder(tmp_path)
+  return study_files.Folder(tmp_path)
 
 
 def changed(value):
@@ -58,15 +58,15 @@ def write_run(folder, steps=1, run=RUN, data=None, noted=None):
   run_config.write(workdir, config)
   if noted:
     atomic_file.write_json(paths.data(workdir), noted)
-  record = {"mIoU": 50.0} | ({"data": data} if data else {})
-  evaluation_record.write_record(record, workdir / "eval" / f"{steps}.json")
+  result = {"mIoU": 50.0} | ({"data": data} if data else {})
+  evaluation_result.write_result(result, workdir / "eval" / f"{steps}.json")
 
 
 PHOTOS = {"name": "photos", "val_labels": "ab"}
 RAINY = {"name": "rainy", "val_labels": "cd"}
 
 
-def test_a_record_of_other_data_than_the_run_is_refused(folder):
+def test_a_result_of_other_data_than_the_run_is_refused(folder):
   write_run(folder, data=RAINY, noted=PHOTOS)
   with pytest.raises(ValueError, match=r"eval/1\.json is of other data \(rainy\).*--mode=evaluate"):
     folder.collect(RUN, "config", {})

@@ -1,4 +1,4 @@
-"""Collects the statistics of a data set into one record that goes to JSON as it is."""
+"""Collects the long-tail statistics of a data set into a summary that goes to JSON as it is."""
 
 import dataclasses
 from typing import Any
@@ -150,11 +150,11 @@ def _classes(statistics: Statistics) -> list[dict[str, Any]]:
   return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
-def record(statistics: Statistics) -> dict[str, Any]:
-  """The record that `statistics.json` holds; docs/statistics.md explains its fields.
+def summary(statistics: Statistics) -> dict[str, Any]:
+  """The summary that `statistics.json` holds; docs/statistics.md explains its fields.
 
   Args:
-    statistics: what is known about the data set.
+    statistics: statistics of the data set.
 
   Returns:
     Nested dicts and lists of plain Python values.

@@ -1,20 +1,20 @@
 import numpy as np
 import pytest
 
-from ltss_jax.results import evaluation_record
+from ltss_jax.results import evaluation_result
 from ltss_jax.workdir import atomic_file
 
 NAMES = ("sky", "tröß", "車", "never labelled", "absent")
 
 
-def make_record(counts, names=NAMES, **arguments):
+def make_result(counts, names=NAMES, **arguments):
   defaults = {
     "train_images": np.array([1200, 40, 40, 7, 0]),
     "train_pixel_share": np.array([512.25, 3.0000004, 9.5, 0.125, 0.0]),
     "image_groups": np.array([2, 1, 1, 0, 0]),
     "pixel_groups": np.array([2, 2, 2, 0, 0]),
   }
-  return evaluation_record.make_record(counts, class_names=names, **(defaults | arguments))
+  return evaluation_result.make_result(counts, class_names=names, **(defaults | arguments))
 
 
 def confusion():
@@ -25,10 +25,10 @@ def confusion():
   return counts
 
 
-def test_record_by_hand():
-  record = make_record(confusion())
+def test_result_by_hand():
+  result = make_result(confusion())
   # IoU 6/8, 2/4, 3/4, 0/1, none
-  assert {key: value for key, value in record.items() if key != "per_class"} == {
+  assert {key: value for key, value in result.items() if key != "per_class"} == {
     "mIoU": 50.0,  # (3/4 + 2/4 + 3/4) / 4
     "fwIoU": 69.6429,  # (7 * 3/4 + 3 * 2/4 + 4 * 3/4) / 14
     "mACC": 75.7937,  # (6/7 + 2/3 + 3/4) / 3
@@ -36,8 +36,8 @@ def test_record_by_hand():
     "image_level": {"rare": 0.0, "common": 62.5, "frequent": 75.0},
     "pixel_level": {"rare": 0.0, "common": None, "frequent": 66.6667},
   }
-  assert len(record["per_class"]) == 5
-  assert record["per_class"][1] == {
+  assert len(result["per_class"]) == 5
+  assert result["per_class"][1] == {
     "class_id": 1,
     "name": "tröß",
     "train_images": 40,
@@ -47,36 +47,36 @@ def test_record_by_hand():
     "IoU": 50.0,
     "accuracy": 66.6667,
   }
-  assert (record["per_class"][3]["IoU"], record["per_class"][3]["accuracy"]) == (0.0, None)
-  assert (record["per_class"][4]["IoU"], record["per_class"][4]["accuracy"]) == (None, None)
+  assert (result["per_class"][3]["IoU"], result["per_class"][3]["accuracy"]) == (0.0, None)
+  assert (result["per_class"][4]["IoU"], result["per_class"][4]["accuracy"]) == (None, None)
 
 
 def test_split_without_labels_has_no_numbers():
-  record = make_record(np.zeros((5, 5), int))
-  assert [record[key] for key in ("mIoU", "fwIoU", "mACC", "pACC")] == [None] * 4
-  assert record["image_level"] == {"rare": None, "common": None, "frequent": None}
+  result = make_result(np.zeros((5, 5), int))
+  assert [result[key] for key in ("mIoU", "fwIoU", "mACC", "pACC")] == [None] * 4
+  assert result["image_level"] == {"rare": None, "common": None, "frequent": None}
 
 
 def test_equal_counts_give_equal_files(tmp_path):
   first, second = tmp_path / "a" / "eval" / "800.json", tmp_path / "b.json"
-  evaluation_record.write_record(make_record(confusion()), first)
-  evaluation_record.write_record(make_record(confusion()), second)
+  evaluation_result.write_result(make_result(confusion()), first)
+  evaluation_result.write_result(make_result(confusion()), second)
   assert first.read_bytes() == second.read_bytes()
-  assert atomic_file.read_json(first) == make_record(confusion())
+  assert atomic_file.read_json(first) == make_result(confusion())
   assert "車" in first.read_text(encoding="utf-8")
 
 
 def test_writing_replaces_and_leaves_nothing_behind(tmp_path):
-  evaluation_record.write_record({"mIoU": 1.0}, tmp_path / "3.json")
-  evaluation_record.write_record({"mIoU": 2.0}, tmp_path / "3.json")
+  evaluation_result.write_result({"mIoU": 1.0}, tmp_path / "3.json")
+  evaluation_result.write_result({"mIoU": 2.0}, tmp_path / "3.json")
   assert atomic_file.read_json(tmp_path / "3.json") == {"mIoU": 2.0}
   assert [entry.name for entry in tmp_path.iterdir()] == ["3.json"]
 
 
-def test_records_come_back_and_damaged_ones_are_named(tmp_path):
+def test_results_come_back_and_damaged_ones_are_named(tmp_path):
   path = tmp_path / "3.json"
-  evaluation_record.write_record(make_record(confusion()), path)
-  assert atomic_file.read_json(path) == make_record(confusion())
+  evaluation_result.write_result(make_result(confusion()), path)
+  assert atomic_file.read_json(path) == make_result(confusion())
   path.write_bytes(path.read_bytes()[:-20])
   with pytest.raises(ValueError, match=r"3\.json is not readable as JSON"):
     atomic_file.read_json(path)
@@ -84,19 +84,19 @@ def test_records_come_back_and_damaged_ones_are_named(tmp_path):
 
 def test_nan_is_no_json(tmp_path):
   with pytest.raises(ValueError, match="JSON"):
-    evaluation_record.write_record({"mIoU": float("nan")}, tmp_path / "3.json")
+    evaluation_result.write_result({"mIoU": float("nan")}, tmp_path / "3.json")
   assert list(tmp_path.iterdir()) == []
 
 
 def test_summary_is_one_line():
-  assert evaluation_record.summary_line(make_record(confusion())) == (
+  assert evaluation_result.summary_line(make_result(confusion())) == (
     "mIoU 50.00, fwIoU 69.64, mACC 75.79, pACC 78.57; mIoU of rare/common/frequent classes:"
     " image level 0.00/62.50/75.00, pixel level 0.00/-/66.67"
   )
 
 
 def test_table_is_aligned_and_sorted_by_frequency():
-  text = evaluation_record.format_table(make_record(confusion()))
+  text = evaluation_result.format_table(make_result(confusion()))
   assert text.splitlines() == [
     "class           train images  image level  pixel level    IoU  accuracy",
     "sky                    1,200  frequent     frequent     75.00     85.71",
@@ -116,21 +116,21 @@ def test_table_is_aligned_and_sorted_by_frequency():
 
 def test_an_evaluation_that_is_not_plain_says_so():
   plain = {"min_size": 512, "scales": [], "flip": False, "window": 0, "logit_adjustment": 0.0}
-  record = make_record(confusion()) | {"eval": plain}
+  result = make_result(confusion()) | {"eval": plain}
   assert (
-    evaluation_record.not_plain(record)
-    == evaluation_record.not_plain(make_record(confusion()))
+    evaluation_result.not_plain(result)
+    == evaluation_result.not_plain(make_result(confusion()))
     == ""
   )
-  record["eval"] = plain | {"scales": [256, 512], "flip": True}
-  assert evaluation_record.not_plain(record) == "eval.scales=[256, 512], eval.flip=True"
-  last = evaluation_record.format_table(record).splitlines()[-1]
+  result["eval"] = plain | {"scales": [256, 512], "flip": True}
+  assert evaluation_result.not_plain(result) == "eval.scales=[256, 512], eval.flip=True"
+  last = evaluation_result.format_table(result).splitlines()[-1]
   assert last == "Evaluated with eval.scales=[256, 512], eval.flip=True"
 
 
 def test_long_names_are_cut_to_the_column():
   names = ("building, edifice, and whatever else stands", "車" * 30, "e\u0301" * 36, "d", "e")
-  lines = evaluation_record.format_table(make_record(confusion(), names)).splitlines()
+  lines = evaluation_result.format_table(make_result(confusion(), names)).splitlines()
   assert lines[1].startswith("building, edifice, and whatever els…  ")
   assert lines[2].startswith("車" * 17 + "…" + "  ")
   assert lines[3].startswith("e\u0301" * 36 + "  ")
@@ -138,6 +138,6 @@ def test_long_names_are_cut_to_the_column():
 
 def test_sizes_must_agree():
   with pytest.raises(ValueError, match="confusion is of 3 classes, but there are 5"):
-    make_record(np.ones((3, 3), int))
+    make_result(np.ones((3, 3), int))
   with pytest.raises(ValueError, match="train_images is of 2 classes, but there are 5"):
-    make_record(confusion(), train_images=np.ones(2, int))
+    make_result(confusion(), train_images=np.ones(2, int))

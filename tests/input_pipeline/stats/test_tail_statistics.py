@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import class_stats, datasets, prepared
-from input_pipeline.stats import report, text
+from input_pipeline.stats import tail_statistics, text
 
 
 @pytest.fixture(name="published_directory")
@@ -17,11 +17,11 @@ def _published_directory(prepared_directory, tmp_path):
   return directory
 
 
-def test_record_of_prepared_data_by_hand(prepared_directory):
-  record = report.record(report.from_directory(prepared_directory))
-  assert (record["num_classes"], record["groups_from"]) == (4, "train")
-  assert record["official"] is None and record["comparison"] is None
-  train = record["splits"]["train"]
+def test_summary_of_prepared_data_by_hand(prepared_directory):
+  summary = tail_statistics.summary(tail_statistics.from_directory(prepared_directory))
+  assert (summary["num_classes"], summary["groups_from"]) == (4, "train")
+  assert summary["official"] is None and summary["comparison"] is None
+  train = summary["splits"]["train"]
   assert (train["num_images"], train["classes_without_image"]) == (4, 1)
   # Images per class 4 2 0 1: ascending 0 1 2 4, cumulative 0 1 3 7: (5 - 2 * 11 / 7) / 4.
   assert train["image_level"] == {
@@ -38,9 +38,9 @@ def test_record_of_prepared_data_by_hand(prepared_directory):
   assert train["pixel_level"]["group_borders"] == [0, 0.25]
   assert train["images_per_number_of_classes"] == [0, 2, 1, 1]
   assert train["classes_per_image"] == 7 / 4
-  assert record["splits"]["val"]["image_level"]["gini"] == 0
-  assert record["splits"]["val"]["images_per_number_of_classes"] == [0, 0, 0, 0, 1]
-  assert record["classes"][3] == {
+  assert summary["splits"]["val"]["image_level"]["gini"] == 0
+  assert summary["splits"]["val"]["images_per_number_of_classes"] == [0, 0, 0, 0, 1]
+  assert summary["classes"][3] == {
     "train_id": 3,
     "dataset_id": 3,
     "name": "Straße",
@@ -51,35 +51,35 @@ def test_record_of_prepared_data_by_hand(prepared_directory):
     "val_images": 1,
     "val_pixel_share_sum": 0.25,
   }
-  assert json.loads(json.dumps(record)) == record
+  assert json.loads(json.dumps(summary)) == summary
 
 
 @pytest.mark.parametrize("name", ["ade20k_full", "coco_stuff_lt", "mhp_v2_lt"])
-def test_record_of_official_table(name):
+def test_summary_of_official_table(name):
   stats = datasets.find_spec(name).official_stats
-  record = report.record(report.from_table(name))
-  assert record["groups_from"] == "official"
-  assert record["splits"] == {} and record["comparison"] is None
-  for level, counts in report.level_counts(stats).items():
-    values = record["official"][level]
+  summary = tail_statistics.summary(tail_statistics.from_table(name))
+  assert summary["groups_from"] == "official"
+  assert summary["splits"] == {} and summary["comparison"] is None
+  for level, counts in tail_statistics.level_counts(stats).items():
+    values = summary["official"][level]
     assert values["gini"] == class_stats.gini(counts)
-    groups = [row[f"{level}_group"] for row in record["classes"]]
+    groups = [row[f"{level}_group"] for row in summary["classes"]]
     assert {g: groups.count(g) for g in class_stats.GROUP_NAMES} == values["group_sizes"]
-  assert [row["official_images"] for row in record["classes"]] == stats.images_with_class.tolist()
-  assert json.loads(json.dumps(record)) == record
+  assert [row["official_images"] for row in summary["classes"]] == stats.images_with_class.tolist()
+  assert json.loads(json.dumps(summary)) == summary
 
 
 def test_prepared_data_is_compared_with_the_official_table(published_directory):
-  statistics = report.from_directory(published_directory)
+  statistics = tail_statistics.from_directory(published_directory)
   official = datasets.find_spec("mhp_v2_lt").official_stats
-  record = report.record(statistics)
-  assert record["groups_from"] == "official"
-  assert record["official"]["image_level"]["group_sizes"] == {
+  summary = tail_statistics.summary(statistics)
+  assert summary["groups_from"] == "official"
+  assert summary["official"]["image_level"]["group_sizes"] == {
     "rare": 11,
     "common": 12,
     "frequent": 36,
   }
-  comparison = record["comparison"]
+  comparison = summary["comparison"]
   assert (comparison["num_images"], comparison["official_num_images"]) == (4, 6931)
   own = np.zeros(59)
   own[[0, 1, 3]] = 4, 2, 1
@@ -89,15 +89,15 @@ def test_prepared_data_is_compared_with_the_official_table(published_directory):
   # frequent too, and 23 of them are not so officially.
   assert values["classes_in_another_group"] == 23
   assert 0 < values["rank_correlation"] < 1
-  assert record["classes"][0]["train_images"] == 4
-  assert record["classes"][0]["official_images"] == 6931
+  assert summary["classes"][0]["train_images"] == 4
+  assert summary["classes"][0]["official_images"] == 6931
 
 
 def test_other_classes_under_a_published_name_are_not_compared(published_directory, caplog):
   metadata = prepared.ClassMetadata("mhp_v2_lt", ("a", "b", "c", "d"), (0, 1, 2, 3), 255)
   prepared.write_metadata(published_directory, metadata)
   prepared.write_sums(published_directory)
-  statistics = report.from_directory(published_directory)
+  statistics = tail_statistics.from_directory(published_directory)
   assert statistics.official is None and statistics.groups_from == "train"
   assert "its classes are not those of the official table" in caplog.text
 
@@ -106,18 +106,18 @@ def test_published_name_without_counts_uses_the_data(published_directory):
   table = datasets.find_spec("mhp_v2").class_table
   prepared.write_metadata(published_directory, table.metadata)
   prepared.write_sums(published_directory)
-  record = report.record(report.from_directory(published_directory))
-  assert record["groups_from"] == "train" and record["comparison"] is None
+  summary = tail_statistics.summary(tail_statistics.from_directory(published_directory))
+  assert summary["groups_from"] == "train" and summary["comparison"] is None
 
 
 def test_table_without_counts_is_an_error():
   with pytest.raises(ValueError, match="No official counts .* ade20k;.*: ade20k_full, coco_stuff"):
-    report.from_table("ade20k")
+    tail_statistics.from_table("ade20k")
 
 
 def test_incomplete_directory_is_an_error(tmp_path):
   with pytest.raises(FileNotFoundError, match=r"missing: classes.json, .*<data_dir>/<data set>"):
-    report.from_directory(tmp_path)
+    tail_statistics.from_directory(tmp_path)
 
 
 def test_split_without_labelled_pixels_has_no_gini(prepared_directory, tmp_path):
@@ -125,14 +125,16 @@ def test_split_without_labelled_pixels_has_no_gini(prepared_directory, tmp_path)
   counts = class_stats.PixelCounts.from_rows([(2, 2)], [([], [])])
   prepared.write_pixel_counts(directory, "val", counts)
   prepared.write_sums(directory)
-  record = report.record(report.from_directory(directory))
-  assert record["splits"]["val"]["image_level"]["gini"] is None
-  assert record["splits"]["val"]["images_per_number_of_classes"] == [1]
-  assert "image level: Gini -, rare" in text.describe(record)
+  summary = tail_statistics.summary(tail_statistics.from_directory(directory))
+  assert summary["splits"]["val"]["image_level"]["gini"] is None
+  assert summary["splits"]["val"]["images_per_number_of_classes"] == [1]
+  assert "image level: Gini -, rare" in text.describe(summary)
 
 
 def test_description_names_what_differs(published_directory):
-  lines = text.describe(report.record(report.from_directory(published_directory))).splitlines()
+  lines = text.describe(
+    tail_statistics.summary(tail_statistics.from_directory(published_directory))
+  ).splitlines()
   assert lines[0] == "mhp_v2_lt: 59 classes, groups by the counts of the official table"
   assert lines[1] == "official table: 6931 images"
   assert lines[2].startswith(

@@ -1,4 +1,4 @@
-"""PNG plots of a data set's statistics."""
+"""PNG figures of a data set's long tail."""
 
 import io
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from matplotlib import axes as axes_lib, figure as figure_lib
 from matplotlib.backends import backend_agg
 
 from input_pipeline import class_stats
-from input_pipeline.stats import report
+from input_pipeline.stats import tail_statistics
 
 # Of the groups rare, common and frequent; they keep apart for the colour-blind.
 _GROUP_COLORS = ("#d55e00", "#e69f00", "#0072b2")
@@ -48,34 +48,34 @@ def _draw_frequency(
 
 
 def class_frequency(
-  statistics: report.Statistics, levels: Sequence[str] = report.LEVELS
+  statistics: tail_statistics.Statistics, levels: Sequence[str] = tail_statistics.LEVELS
 ) -> figure_lib.Figure:
   """Sorted class counts with the borders of the frequency groups, one panel a level.
 
   Where official counts decide on the groups, the bars are theirs and the training split at hand is
   drawn as dots.
   """
-  deciding = report.level_counts(statistics.deciding)
+  deciding = tail_statistics.level_counts(statistics.deciding)
   own = None
   if statistics.official is not None and "train" in statistics.splits:
-    own = report.level_counts(statistics.splits["train"])
+    own = tail_statistics.level_counts(statistics.splits["train"])
   figure, panels = _new_figure(len(levels))
   for axes, level in zip(panels, levels, strict=True):
     _draw_frequency(axes, deciding[level], None if own is None else own[level], level)
   return figure
 
 
-def _training_sources(statistics: report.Statistics) -> dict[str, class_stats.ClassStats]:
+def _training_sources(statistics: tail_statistics.Statistics) -> dict[str, class_stats.ClassStats]:
   sources = {"official": statistics.official, "train": statistics.splits.get("train")}
   return {name: stats for name, stats in sources.items() if stats is not None}
 
 
-def lorenz(statistics: report.Statistics) -> figure_lib.Figure:
+def lorenz(statistics: tail_statistics.Statistics) -> figure_lib.Figure:
   """Lorenz curves: share of all the counts that the rarest x of the classes hold."""
   sources = _training_sources(statistics)
   figure, (axes,) = _new_figure(1)
   for style, (name, stats) in zip(("-", ":"), sources.items(), strict=False):
-    levels = report.level_counts(stats).items()
+    levels = tail_statistics.level_counts(stats).items()
     for color, (level, counts) in zip(_LEVEL_COLORS, levels, strict=True):
       if not counts.any():
         continue
@@ -89,7 +89,7 @@ def lorenz(statistics: report.Statistics) -> figure_lib.Figure:
   return figure
 
 
-def images_per_number_of_classes(statistics: report.Statistics) -> figure_lib.Figure:
+def images_per_number_of_classes(statistics: tail_statistics.Statistics) -> figure_lib.Figure:
   """How many images show how many classes, one panel a prepared split."""
   figure, panels = _new_figure(len(statistics.classes_per_image))
   for axes, (split, number) in zip(panels, statistics.classes_per_image.items(), strict=True):
@@ -98,12 +98,12 @@ def images_per_number_of_classes(statistics: report.Statistics) -> figure_lib.Fi
   return figure
 
 
-def save(statistics: report.Statistics, directory: epath.PathLike) -> list[epath.Path]:
-  """Draws the plots into a directory, which must exist.
+def save(statistics: tail_statistics.Statistics, directory: epath.PathLike) -> list[epath.Path]:
+  """Draws the figures into a directory, which must exist.
 
   Args:
-    statistics: what is known about the data set.
-    directory: where the PNG files go (local or gs://).
+    statistics: statistics of the data set.
+    directory: folder of the PNG files (local or gs://).
 
   Returns:
     The paths. `images_per_number_of_classes.png` needs prepared data: a table does not tell it.

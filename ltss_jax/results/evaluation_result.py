@@ -1,4 +1,4 @@
-"""The result of an evaluation: its record, its file and its table."""
+"""The result of an evaluation: its scores, its file and its table."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from ltss_jax.workdir import atomic_file
 PERCENT_DIGITS = 4  # more would be noise; fewer would hide a pixel of a rare class
 SHARE_DIGITS = 6
 TOTALS = ("mIoU", "fwIoU", "mACC", "pACC")
-# Level -> field of a class that its groups follow from, and what that is, for the axis of a plot.
+# Level -> field of a class that its groups follow from, and what that is, for the axis of a figure.
 FREQUENCIES = {
   "image": ("train_images", "training images with the class"),
   "pixel": ("train_pixel_share", "summed share of the training images' pixels"),
@@ -25,7 +25,7 @@ _PLAIN = {"scales": [], "flip": False, "window": 0, "shape_multiple": 1, "logit_
 _NAME_WIDTH = 36  # columns; ADE20K-Full names classes by long lists of synonyms
 
 
-def make_record(
+def make_result(
   confusion: np.ndarray,
   *,
   class_names: Sequence[str],
@@ -34,7 +34,7 @@ def make_record(
   image_groups: np.ndarray,
   pixel_groups: np.ndarray,
 ) -> dict[str, Any]:
-  """Computes the record of an evaluation; equal counts give equal records.
+  """Computes the result of an evaluation; equal counts give equal results.
 
   Args:
     confusion: [C, C] integers, row = label, column = prediction.
@@ -97,22 +97,22 @@ def _percent(fraction: float) -> float | None:
   return None if np.isnan(fraction) else round(100 * float(fraction), PERCENT_DIGITS)
 
 
-def write_record(record: dict[str, Any], path: epath.PathLike) -> None:
-  """Writes a record as JSON, whole or not at all.
+def write_result(result: dict[str, Any], path: epath.PathLike) -> None:
+  """Writes a result as JSON, atomically.
 
   Args:
-    record: of `make_record`.
-    path: of the file, local or remote; missing folders are made.
+    result: result by `make_result`.
+    path: the file, local or remote; missing folders are made.
 
   Raises:
     OSError: the file cannot be written; one that was there stays as it is.
   """
-  atomic_file.write_json(path, record, allow_nan=False)
+  atomic_file.write_json(path, result, allow_nan=False)
 
 
-def not_plain(record: dict[str, Any]) -> str:
+def not_plain(result: dict[str, Any]) -> str:
   """Fields of an evaluation beyond the plain whole image, "eval.flip=True, ..."; "" without any."""
-  options = record.get("eval", {})
+  options = result.get("eval", {})
   return ", ".join(
     f"eval.{name}={options[name]}"
     for name, plain in _PLAIN.items()
@@ -120,28 +120,28 @@ def not_plain(record: dict[str, Any]) -> str:
   )
 
 
-def summary_line(record: dict[str, Any]) -> str:
-  """Formats the totals and the groups of a record as one line, in percent."""
-  totals = ", ".join(f"{name} {_number(record[name])}" for name in TOTALS)
+def summary_line(result: dict[str, Any]) -> str:
+  """Formats the totals and the groups of a result as one line, in percent."""
+  totals = ", ".join(f"{name} {_number(result[name])}" for name in TOTALS)
   levels = (
-    f"{level.replace('_', ' ')} {'/'.join(_number(value) for value in record[level].values())}"
+    f"{level.replace('_', ' ')} {'/'.join(_number(value) for value in result[level].values())}"
     for level in ("image_level", "pixel_level")
   )
   return f"{totals}; mIoU of {'/'.join(metrics.GROUP_NAMES)} classes: {', '.join(levels)}"
 
 
-def format_table(record: dict[str, Any]) -> str:
-  """Formats a record for reading.
+def format_table(result: dict[str, Any]) -> str:
+  """Formats a result for reading.
 
   Args:
-    record: of `make_record`.
+    result: result by `make_result`.
 
   Returns:
     Lines of aligned plain text: classes by falling number of training images, then the groups at
     both levels, then the totals; numbers in percent, "-" for none.
   """
   # Equal frequencies keep the order of the classes.
-  classes = sorted(record["per_class"], key=lambda entry: -entry["train_images"])
+  classes = sorted(result["per_class"], key=lambda entry: -entry["train_images"])
   rows = [
     (
       entry["name"],
@@ -155,25 +155,25 @@ def format_table(record: dict[str, Any]) -> str:
   ]
   header = ("class", "train images", "image level", "pixel level", "IoU", "accuracy")
   lines = _aligned([header, *rows], left=(0, 2, 3))
-  special = not_plain(record)
+  special = not_plain(result)
   note = ["", f"Evaluated with {special}"] if special else []
-  return "\n".join([*lines, "", *_group_lines(record), "", *_total_lines(record), *note])
+  return "\n".join([*lines, "", *_group_lines(result), "", *_total_lines(result), *note])
 
 
-def _group_lines(record: dict[str, Any]) -> list[str]:
+def _group_lines(result: dict[str, Any]) -> list[str]:
   """One line a level: mIoU of each group and the number of its classes."""
   rows = [("mIoU", *metrics.GROUP_NAMES)]
   for level, key in (("image_level", "image_group"), ("pixel_level", "pixel_group")):
     sizes = {name: 0 for name in metrics.GROUP_NAMES}
-    for entry in record["per_class"]:
+    for entry in result["per_class"]:
       sizes[entry[key]] += 1
-    cells = (f"{_number(record[level][name])} ({sizes[name]})" for name in metrics.GROUP_NAMES)
+    cells = (f"{_number(result[level][name])} ({sizes[name]})" for name in metrics.GROUP_NAMES)
     rows.append((level.replace("_", " ") + " (classes)", *cells))
   return _aligned(rows, left=(0,))
 
 
-def _total_lines(record: dict[str, Any]) -> list[str]:
-  return _aligned([TOTALS, [_number(record[name]) for name in TOTALS]], left=())
+def _total_lines(result: dict[str, Any]) -> list[str]:
+  return _aligned([TOTALS, [_number(result[name]) for name in TOTALS]], left=())
 
 
 def _number(percent: float | None) -> str:

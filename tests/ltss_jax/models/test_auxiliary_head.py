@@ -1,4 +1,4 @@
-"""The auxiliary pixel head: what it computes, and that only training knows of it."""
+"""The auxiliary head: what it computes, and that only training knows of it."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ltss_jax.models import mask2former, pixel_head
+from ltss_jax.models import auxiliary_head, mask2former
 from tests import recipes
 
 SMALL = recipes.mask2former_of(
@@ -30,7 +30,7 @@ def with_head():
 
 
 def test_head_is_a_convolution_a_norm_and_a_linear_map():
-  head = pixel_head.PixelHead(32, 3, rngs=nnx.Rngs(0))
+  head = auxiliary_head.AuxiliaryHead(32, 3, rngs=nnx.Rngs(0))
   assert head.classifier.kernel.shape == (1, 1, 32, 3)
   # Only the kernel's centre: each of the 32 groups holds one channel, normalised over the map.
   head.conv.conv.kernel[...] = jnp.zeros((3, 3, 32, 32)).at[1, 1].set(jnp.eye(32))

@@ -1,4 +1,4 @@
-"""Figures of a report: small enough for a phone, drawn by matplotlib, inlined as SVG."""
+"""Figures of runs for a report: small enough for a phone, by matplotlib, inlined as SVG."""
 
 import base64
 import io
@@ -11,9 +11,9 @@ from matplotlib import axes as axes_lib, figure as figure_lib
 from matplotlib.backends import backend_agg
 
 from input_pipeline import class_stats, prepared
-from input_pipeline.stats import plots as stats_plots, report as stats_report
+from input_pipeline.stats import tail_figures, tail_statistics
 from ltss_jax.report import run_files
-from ltss_jax.results import evaluation_record, metrics
+from ltss_jax.results import evaluation_result, metrics
 
 # Of rare, common and frequent; they keep apart for the colour-blind, as do those of runs.
 GROUP_COLORS = ("#d55e00", "#b07400", "#0072b2")
@@ -49,18 +49,18 @@ def _new_axes() -> tuple[figure_lib.Figure, axes_lib.Axes]:
   return figure, axes
 
 
-def iou_against_frequency(record: dict[str, Any], level: str) -> figure_lib.Figure:
+def iou_by_frequency(result: dict[str, Any], level: str) -> figure_lib.Figure:
   """IoU of every class over its frequency in training, on a logarithmic axis.
 
   Args:
-    record: of an evaluation.
-    level: "image" or "pixel"; what frequency and groups count.
+    result: result of an evaluation.
+    level: "image" or "pixel": the counts that decide frequency and groups.
 
   Returns:
     A figure; classes without an IoU have no mark, those never seen stand at the left border.
   """
-  field, title = evaluation_record.FREQUENCIES[level]
-  scored = [entry for entry in record["per_class"] if entry["IoU"] is not None]
+  field, title = evaluation_result.FREQUENCIES[level]
+  scored = [entry for entry in result["per_class"] if entry["IoU"] is not None]
   seen = [entry[field] for entry in scored if entry[field] > 0]
   least = min(seen, default=1) / 2
   figure, axes = _new_axes()
@@ -77,7 +77,7 @@ def iou_against_frequency(record: dict[str, Any], level: str) -> figure_lib.Figu
       linewidths=0,
       label=group,
     )
-    mean = record[f"{level}_level"][group]
+    mean = result[f"{level}_level"][group]
     if entries and mean is not None:
       ends = [min(frequencies), max(frequencies)]
       axes.plot(ends, [mean, mean], color=color, linewidth=1.5, linestyle="--")
@@ -101,10 +101,10 @@ def losses(run: run_files.Run) -> figure_lib.Figure | None:
 def validation(run: run_files.Run) -> figure_lib.Figure | None:
   """The mIoU of the evaluated steps, of all classes and of the groups by number of images."""
   steps = np.array([step for step, _ in run.history], np.float64)
-  curves = {"all classes": (steps, [record["mIoU"] for _, record in run.history])}
+  curves = {"all classes": (steps, [result["mIoU"] for _, result in run.history])}
   styles: dict[str, dict[str, Any]] = {"all classes": {"color": "#222222", "linewidth": 2}}
   for group, color, marker in zip(metrics.GROUP_NAMES, GROUP_COLORS, _GROUP_MARKERS, strict=True):
-    curves[group] = (steps, [record["image_level"][group] for _, record in run.history])
+    curves[group] = (steps, [result["image_level"][group] for _, result in run.history])
     styles[group] = {"color": color, "marker": marker}
   return _curves(curves, styles, "validation mIoU (%), image level")
 
@@ -166,8 +166,8 @@ def compare_groups(runs: Sequence[run_files.Run], level: str) -> figure_lib.Figu
   names = ("all", *metrics.GROUP_NAMES)
   width = 0.8 / len(runs)
   for i, run in enumerate(runs):
-    record = run.record
-    values = [record["mIoU"], *(record[f"{level}_level"][g] for g in metrics.GROUP_NAMES)]
+    result = run.result
+    values = [result["mIoU"], *(result[f"{level}_level"][g] for g in metrics.GROUP_NAMES)]
     axes.bar(
       np.arange(len(names)) + (i - (len(runs) - 1) / 2) * width,
       [value or 0 for value in values],
@@ -183,35 +183,35 @@ def compare_groups(runs: Sequence[run_files.Run], level: str) -> figure_lib.Figu
   return figure
 
 
-def data_set(record: dict[str, Any], num_images: int) -> dict[str, figure_lib.Figure]:
+def data_set(result: dict[str, Any], num_images: int) -> dict[str, figure_lib.Figure]:
   """Sorted class counts at both levels and Lorenz curves, of the counts that made the groups.
 
   Args:
-    record: of an evaluation.
-    num_images: of the training split.
+    result: result of an evaluation.
+    num_images: number of images of the training split.
 
   Returns:
     Figures under the names "image_level", "pixel_level" and "lorenz".
   """
-  statistics = _statistics(record, num_images)
+  statistics = _statistics(result, num_images)
   figures = {
-    level: stats_plots.class_frequency(statistics, [level]) for level in stats_report.LEVELS
+    level: tail_figures.class_frequency(statistics, [level]) for level in tail_statistics.LEVELS
   }
-  figures["lorenz"] = stats_plots.lorenz(statistics)
+  figures["lorenz"] = tail_figures.lorenz(statistics)
   for figure in figures.values():
     figure.set_size_inches(*_SIZE)
     figure.axes[0].legend(fontsize=_LEGEND)
   return figures
 
 
-def gini(record: dict[str, Any]) -> dict[str, float]:
+def gini(result: dict[str, Any]) -> dict[str, float]:
   """Gini coefficient of the training counts at each level; none where nothing is labelled."""
-  levels = stats_report.level_counts(_statistics(record, 0).deciding)
+  levels = tail_statistics.level_counts(_statistics(result, 0).deciding)
   return {level: class_stats.gini(counts) for level, counts in levels.items() if counts.any()}
 
 
-def _statistics(record: dict[str, Any], num_images: int) -> stats_report.Statistics:
-  classes = record["per_class"]
+def _statistics(result: dict[str, Any], num_images: int) -> tail_statistics.Statistics:
+  classes = result["per_class"]
   names = tuple(entry["name"] for entry in classes)
   stats = class_stats.ClassStats(
     num_images,
@@ -219,4 +219,4 @@ def _statistics(record: dict[str, Any], num_images: int) -> stats_report.Statist
     np.array([entry["train_pixel_share"] for entry in classes], np.float64),
   )
   metadata = prepared.ClassMetadata("train", names, tuple(range(len(names))), 2**16 - 1)
-  return stats_report.Statistics(metadata, None, {"train": stats}, {})
+  return tail_statistics.Statistics(metadata, None, {"train": stats}, {})

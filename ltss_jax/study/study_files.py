@@ -11,7 +11,7 @@ from typing import Any
 
 import ml_collections
 
-from ltss_jax.results import evaluated_data, evaluation_record
+from ltss_jax.results import evaluated_data, evaluation_result
 from ltss_jax.study import plan
 from ltss_jax.workdir import atomic_file, json_lines, paths, run_config
 
@@ -34,22 +34,22 @@ class Folder:
     self._attempts = self.path / "attempts.jsonl"
 
   def workdir(self, run: plan.Run) -> pathlib.Path:
-    """Of `main.py`."""
+    """The workdir of `main.py`."""
     return self.path / "runs" / run.method / str(run.seed)
 
   def log(self, run: plan.Run) -> pathlib.Path:
-    """Of what the run prints, over all of its attempts."""
+    """The file of what the run prints, over all of its attempts."""
     return self.path / "logs" / f"{run.name}.txt"
 
   def result(self, run: plan.Run) -> pathlib.Path:
-    """Of the JSON that says that the run has finished."""
+    """The JSON file that says that the run has finished."""
     return self.path / "results" / f"{run.name}.json"
 
   def claim(self, config: ml_collections.ConfigDict) -> None:
     """Makes the folder that of one config, or compares with the one that it is of.
 
     Args:
-      config: of the baseline, with the command line's values.
+      config: config of the baseline, with the command line's values.
 
     Raises:
       ValueError: it holds a study of another config; names the fields.
@@ -85,7 +85,7 @@ class Folder:
     """Writes the JSON of a run whose last step has been evaluated.
 
     Args:
-      run: which one.
+      run: the run.
       config: FILE:variants that it was started with.
       overrides: field -> value from the command line.
 
@@ -93,7 +93,7 @@ class Folder:
       Whether it has finished.
 
     Raises:
-      ValueError: a file that it or an attempt has left is damaged, or the record is of other data
+      ValueError: a file that it or an attempt has left is damaged, or the result is of other data
         than the run; names it.
     """
     if self.result(run).exists():
@@ -102,13 +102,13 @@ class Folder:
     if resolved is None:
       return False
     steps = resolved["train"]["steps"]
-    path = paths.record(self.workdir(run), steps)
+    path = paths.result(self.workdir(run), steps)
     if not path.exists():
       return False
-    record = atomic_file.read_json(path)
-    if evaluated_data.is_of_other_data(self.workdir(run), steps, record):
+    result = atomic_file.read_json(path)
+    if evaluated_data.is_of_other_data(self.workdir(run), steps, result):
       raise ValueError(
-        f"{path} is of other data ({record['data']['name']}) than the run; remove it, and evaluate"
+        f"{path} is of other data ({result['data']['name']}) than the run; remove it, and evaluate"
         " the run's own with --mode=evaluate"
       )
     attempts = self._attempts_of(run)
@@ -123,9 +123,9 @@ class Folder:
       "machine": last.get("machine"),
       "seconds": round(sum(attempt["seconds"] for attempt in attempts), 1),
       "attempts": attempts,
-      "record": record,
+      "record": result,
     }
-    evaluation_record.write_record(content, self.result(run))
+    evaluation_result.write_result(content, self.result(run))
     return True
 
   def load(self) -> dict[str, dict[int, dict[str, Any]]]:
