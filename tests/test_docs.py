@@ -4,19 +4,18 @@ A command that needs what a test cannot have says so in a comment: "# needs ADE2
 Every other one is run by the slow test below; the quick ones check that flags are accepted.
 """
 
-import os
 import pathlib
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-REPOSITORY = pathlib.Path(__file__).parents[1]
+from tests import programs
+from tests.programs import REPOSITORY
+
 PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")])
 # Modules whose flags are ours to check; of others the module has to exist.
 _PARSE_MAIN = """
@@ -68,15 +67,7 @@ def test_there_are_commands_to_check():
 @pytest.mark.parametrize("command", MAIN_COMMANDS)
 def test_flags_of_main_are_accepted(command):
   arguments = shlex.split(command.replace("configs/NAME", "configs/ade20k"))[1:]
-  done = subprocess.run(
-    [sys.executable, "-c", _PARSE_MAIN, *arguments[1:]],
-    cwd=REPOSITORY,
-    env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr
+  programs.run("-c", _PARSE_MAIN, *arguments[1:], check=True)
 
 
 def test_modules_exist():
@@ -153,8 +144,6 @@ def test_commands_run(tmp_path):
   draw_folder(tmp_path / "mydata", rng)
   (tmp_path / "FOLDER").mkdir()
   Image.fromarray(rng.integers(0, 256, (120, 160, 3), np.uint8)).save(tmp_path / "FOLDER" / "a.jpg")
-  # Without the tests' four devices, which the reader of the page has not.
-  environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
   done = set()
   for page in [*_FIRST, *(page for page in PAGES if page not in _FIRST)]:
     for command in runnable(page):
@@ -162,14 +151,7 @@ def test_commands_run(tmp_path):
       if tuple(arguments) in done:
         continue
       done.add(tuple(arguments))
-      run = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-      )
+      run = programs.run(*arguments, cwd=tmp_path)
       assert run.returncode == 0, f"{page.name}: {command}\n{run.stderr[-3000:]}"
       if command.endswith("--workdir=runs/demo"):  # the other runs that the report compares
         for name in ("b", "c"):

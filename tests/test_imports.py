@@ -2,12 +2,13 @@
 
 import ast
 import pathlib
-import subprocess
 import sys
 
 import pytest
 
-REPOSITORY = pathlib.Path(__file__).parents[1]
+from tests import programs
+from tests.programs import REPOSITORY
+
 OWN = ("benchmarks", "configs", "input_pipeline", "kernels", "ltss_jax")
 ANYTHING = None
 
@@ -261,14 +262,7 @@ def test_no_module_imports_tensorflow():
   packages = ("configs", "input_pipeline", "kernels", "ltss_jax")
   paths = [path for package in packages for path in sorted((REPOSITORY / package).rglob("*.py"))]
   names = [module_name(path) for path in paths if path.name != "__main__.py"]
-  process = subprocess.run(
-    [sys.executable, "-c", _IMPORT_ALL, "main", *names],
-    cwd=REPOSITORY,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert process.returncode == 0, process.stderr
+  programs.run("-c", _IMPORT_ALL, "main", *names, check=True)
 
 
 def test_every_top_level_package_has_a_rule():

@@ -2,10 +2,7 @@
 
 import json
 import os
-import pathlib
 import shutil
-import subprocess
-import sys
 
 import cv2
 import jax
@@ -15,8 +12,8 @@ from PIL import Image
 
 from configs import folder as folder_config
 from ltss_jax import build, checkpoint
+from tests import programs
 
-REPOSITORY = pathlib.Path(__file__).parents[1]
 CLASSES = ("sky", "grass", "roof")
 FIELDS = {
   "model.aspp_channels": 8,
@@ -65,28 +62,16 @@ def _weights(tmp_path_factory):
 def _run(root, tmp_path_factory):
   """Returns a function that runs main.py; TensorFlow cannot be imported there."""
   data_dir, blocked = tmp_path_factory.mktemp("data"), tmp_path_factory.mktemp("blocked")
-  prepare = [sys.executable, "-m", "input_pipeline.prepare", "folder"]
-  prepare += [f"--root={root}", f"--data_dir={data_dir}"]
-  subprocess.run(prepare, cwd=REPOSITORY, check=True, capture_output=True)
+  prepare = ("folder", f"--root={root}", f"--data_dir={data_dir}")
+  programs.run("-m", "input_pipeline.prepare", *prepare, check=True)
   (blocked / "tensorflow.py").write_text("raise ImportError('not needed')\n")
-  environment = os.environ | {
-    "XLA_FLAGS": "",
-    "PYTHONPATH": str(blocked),
-  }
+  env = programs.environment(PYTHONPATH=str(blocked))
 
   def run(*arguments, timeout=None):
-    command = [sys.executable, "main.py", "--config=configs/folder.py"]
+    command = ["main.py", "--config=configs/folder.py"]
     command += [f"--config.data.root={root}", f"--config.data.dir={data_dir}"]
     command += [f"--config.{field}={value}" for field, value in FIELDS.items()]
-    return subprocess.run(
-      [*command, *arguments],
-      cwd=REPOSITORY,
-      env=environment,
-      capture_output=True,
-      text=True,
-      check=False,
-      timeout=timeout,
-    )
+    return programs.run(*command, *arguments, env=env, timeout=timeout)
 
   return run
 

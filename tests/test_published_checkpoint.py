@@ -1,34 +1,18 @@
 """From a checkpoint in the published format to mIoU and pictures, by the documented commands."""
 
+import functools
 import json
-import os
-import pathlib
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from input_pipeline import datasets
+from tests import programs
+from tests.golden import official_parameters
 
-REPOSITORY = pathlib.Path(__file__).parents[1]
-GOLDEN = REPOSITORY / "tests" / "golden"
-sys.path.insert(0, str(GOLDEN))
-import official_parameters  # noqa: E402
-
-
-def run(*arguments):
-  process = subprocess.run(
-    [sys.executable, *arguments],
-    cwd=REPOSITORY,
-    env={name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert process.returncode == 0, process.stderr
+run = functools.partial(programs.run, check=True)
 
 
 def prepare_coco_stuff(root, image, label):
@@ -54,9 +38,9 @@ def prepare_coco_stuff(root, image, label):
   ],
 )
 def test_from_pickle_to_miou_and_pictures_as_published(tmp_path, variant, golden, tolerance):
-  expected = np.load(GOLDEN / f"{golden}.npz")
+  expected = np.load(programs.GOLDEN / f"{golden}.npz")
   (tmp_path / "in").mkdir()
-  image = np.load(GOLDEN / "images.npz")["batch"][0]
+  image = np.load(programs.GOLDEN / "images.npz")["batch"][0]
   Image.fromarray(image).save(tmp_path / "in" / "street.png")
   with (tmp_path / "model.pkl").open("wb") as file:
     state = official_parameters.official_state(f"{golden}_names.json")

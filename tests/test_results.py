@@ -4,28 +4,21 @@ import json
 import os
 import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
 
-REPOSITORY = pathlib.Path(__file__).parents[1]
-CAMVID = pathlib.Path(os.environ.get("LTSS_CAMVID_SMALL", REPOSITORY / "../shared/camvid_small"))
+from tests import programs
+
+CAMVID = programs.REPOSITORY / "../shared/camvid_small"
+CAMVID = pathlib.Path(os.environ.get("LTSS_CAMVID_SMALL", CAMVID))
 
 pytestmark = pytest.mark.slow
 
 
 def results(workdir, *arguments):
   """The last results of a run from its beginning, and its log."""
-  process = subprocess.run(
-    [sys.executable, "main.py", f"--workdir={workdir}", *arguments],
-    cwd=REPOSITORY,
-    env={name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert process.returncode == 0, process.stderr
+  env = programs.environment(XLA_FLAGS=None)  # compiled as users' programs are
+  process = programs.run("main.py", f"--workdir={workdir}", *arguments, env=env, check=True)
   last = max((workdir / "eval").glob("*.json"), key=lambda path: int(path.stem))
   return json.loads(last.read_text()), process.stderr
 

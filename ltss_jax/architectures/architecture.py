@@ -65,7 +65,7 @@ class ArchitectureSpec:
 
   The two dataclasses are filled by the names of their fields: from `config.model`, `config.loss`,
   and "num_classes", "crop_size" and "backbone" (a `BackboneConfig`), or "class_loss" (a
-  `ClassLoss`), "query_numbers" and "ignore_label".
+  `ClassLoss`), "queries_per_class" and "ignore_label".
 
   Attributes:
     functions: model config -> `init` and `apply` of the module.

@@ -69,7 +69,7 @@ def inference_log_prior(
   return multiple * class_losses.log_prior(_prior_counts(spec, stats))
 
 
-def query_numbers(
+def queries_per_class(
   config: ml_collections.ConfigDict, stats: class_stats.ClassStats | None
 ) -> tuple[int, ...] | None:
   """Queries of a target by class [C] for the frequency-based matcher, None without it."""
@@ -82,11 +82,11 @@ def query_numbers(
     threshold = class_stats.frequency_threshold(stats.images_with_class, stats.num_images)
   frequency = repeat_factor.class_frequency(stats)
   numbers = class_stats.queries_per_class(frequency, threshold, loss.query_scale)
-  _log_query_numbers(numbers, stats, threshold, loss.query_scale)
+  _log_queries(numbers, stats, threshold, loss.query_scale)
   return tuple(numbers.tolist())
 
 
-def _log_query_numbers(
+def _log_queries(
   numbers: np.ndarray, stats: class_stats.ClassStats, threshold: float, scale: float
 ) -> None:
   """Logs how many classes have how many queries, and the classes with the most."""

@@ -84,7 +84,7 @@ def build_objective(
   given = {
     "ignore_label": ignore_label,
     "class_loss": losses.class_loss(config, train_stats),
-    "query_numbers": losses.query_numbers(config, train_stats),
+    "queries_per_class": losses.queries_per_class(config, train_stats),
   }
   cls = spec.loss_config
   settings = cls(**fields_of(cls, {**config.model, **config.loss, **given}))

@@ -27,7 +27,7 @@ class CriterionConfig:
     matcher: "scipy" or "optax", see `matching.match`.
     ignored_pixels: "background": pixels with the ignore label are negatives of every mask;
       "left_out": points that touch them count neither in costs nor in losses.
-    query_numbers: queries of a target by class [C], for the frequency-based matcher; None: one.
+    queries_per_class: queries of a target by class [C], for the frequency-based matcher; None: one.
     ignore_label: of the pixels without a class; "left_out" alone needs it.
     pairs_per_step: matched pairs whose mask losses are computed at once. It bounds the memory, and
       the number of pairs of padding that are computed beside real ones; below 6, XLA leaves a
@@ -44,7 +44,7 @@ class CriterionConfig:
   no_object_weight: float
   matcher: str
   ignored_pixels: str
-  query_numbers: tuple[int, ...] | None = None
+  queries_per_class: tuple[int, ...] | None = None
   ignore_label: int | None = None
   pairs_per_step: int = 6
 
@@ -63,9 +63,9 @@ class CriterionConfig:
         f"num_points is {self.num_points} and pairs_per_step {self.pairs_per_step}; "
         "set both to 1 or more"
       )
-    if self.query_numbers is not None and min(self.query_numbers, default=0) < 1:
+    if self.queries_per_class is not None and min(self.queries_per_class, default=0) < 1:
       raise ValueError(
-        f"query_numbers are {self.query_numbers}; give every class a number of 1 or more"
+        f"queries_per_class are {self.queries_per_class}; give every class a number of 1 or more"
       )
     if not 0 <= self.importance_sample_ratio <= 1:
       raise ValueError(
@@ -91,9 +91,9 @@ class CriterionConfig:
       num_queries: Q; a target has no more columns, as they could not all be matched.
       num_targets: T, all of other classes.
     """
-    if self.query_numbers is None:
+    if self.queries_per_class is None:
       return num_targets
-    largest = sorted((min(n, num_queries) for n in self.query_numbers), reverse=True)
+    largest = sorted((min(n, num_queries) for n in self.queries_per_class), reverse=True)
     return sum(largest[:num_targets])
 
   @property

@@ -4,8 +4,8 @@ Source: Cheng et al., "Masked-attention Mask Transformer for Universal Image Seg
 2022, section 3. All functions work on the images of one shard and return sums; the means are over
 the global batch, whatever number of devices holds it.
 
-With `query_numbers` the matcher is the frequency-based one of Li et al., "Frequency-based Matcher
-for Long-tailed Semantic Segmentation" (IEEE TMM 2024): a target of a rare class takes part several
+With `queries_per_class` the matcher is the one of Li et al., "Frequency-based Matcher for
+Long-tailed Semantic Segmentation" (IEEE TMM 2024): a target of a rare class takes part several
 times and gets several queries, while `num_targets` counts it once.
 """
 
@@ -135,10 +135,10 @@ def _check_outputs(config: CriterionConfig, outputs: int, num_classes: int) -> N
       f"{config.class_loss.name!r} the class head has to give num_classes + {beside} = "
       f"{num_classes + beside}, with {names} as the last"
     )
-  numbers = config.query_numbers
+  numbers = config.queries_per_class
   if numbers is not None and len(numbers) != num_classes:
     raise ValueError(
-      f"query_numbers are {len(numbers)} for {num_classes} classes; give one for each class"
+      f"queries_per_class are {len(numbers)} for {num_classes} classes; give one for each class"
     )
 
 
@@ -154,9 +154,9 @@ def column_repeats(config: CriterionConfig, classes: jax.Array, num_queries: int
     [B, T] int32, 0 for padding.
   """
   valid = classes >= 0
-  if config.query_numbers is None:
+  if config.queries_per_class is None:
     return valid.astype(jnp.int32)
-  numbers = jnp.minimum(jnp.array(config.query_numbers, jnp.int32), num_queries)  # [C]
+  numbers = jnp.minimum(jnp.array(config.queries_per_class, jnp.int32), num_queries)  # [C]
   return jnp.where(valid, numbers[jnp.maximum(classes, 0)], 0)
 
 

@@ -1,11 +1,6 @@
-import os
-import pathlib
-import subprocess
-import sys
-
 import pytest
 
-REPOSITORY = pathlib.Path(__file__).parents[2]
+from tests import programs
 
 # As the project's command: a script beside configs/, which Python then finds from any directory.
 SCRIPT = """
@@ -34,19 +29,11 @@ def make_run(tmp_path):
   """Returns a function that runs the script with arguments, from a directory other than its own."""
   (tmp_path / "program").mkdir()
   (tmp_path / "program" / "main.py").write_text(SCRIPT)
-  (tmp_path / "program" / "configs").symlink_to(REPOSITORY / "configs")
-  environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+  (tmp_path / "program" / "configs").symlink_to(programs.REPOSITORY / "configs")
+  env = programs.environment(PYTHONPATH=None)
 
   def run(*arguments):
-    return subprocess.run(
-      [sys.executable, "program/main.py", *arguments],
-      cwd=tmp_path,
-      env=environment,
-      capture_output=True,
-      text=True,
-      timeout=60,
-      check=False,
-    )
+    return programs.run("program/main.py", *arguments, cwd=tmp_path, env=env, timeout=60)
 
   return run
 

@@ -4,16 +4,14 @@ import os
 import pathlib
 import shutil
 import socket
-import subprocess
-import sys
 import tempfile
 
 import pytest
 from etils import epath
 
 from input_pipeline import file_access
+from tests import programs
 
-REPOSITORY = pathlib.Path(__file__).parents[2]
 LATIN = os.fsdecode(b"caf\xe9.jpg")
 
 
@@ -92,9 +90,7 @@ def test_files_and_folders_that_a_user_may_not_read():
       " sep=chr(10));"
       "list(file_access.walk(folder, ('.png',)))"
     )
-    done = subprocess.run(
-      [sys.executable, "-c", command], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
+    done = programs.run("-c", command)
   finally:
     shutil.rmtree(folder)
   assert done.stdout.splitlines() == ["you may not read it"] * 2

@@ -1,7 +1,3 @@
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import scipy.stats
@@ -9,8 +5,8 @@ from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from input_pipeline import class_stats, datasets, lt_sampling
+from tests import programs
 
-REPOSITORY = pathlib.Path(__file__).parents[2]
 # What rounding may take from a coefficient that should not fall.
 ROUNDING = 1e-12
 
@@ -222,12 +218,6 @@ def test_comparison_needs_the_same_classes():
 @pytest.mark.slow
 def test_bench_at_the_size_of_coco_stuff_meets_its_requirements():
   # 118,287 to 40,679 images: time, memory, coefficient, every class, the same images twice.
-  done = subprocess.run(
-    [sys.executable, "-m", "benchmarks.statistics"],
-    cwd=REPOSITORY,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  done = programs.run("-m", "benchmarks.statistics")
   assert done.returncode == 0, done.stdout + done.stderr
   assert "sampler, level image: 118287 -> 40679 images" in done.stdout

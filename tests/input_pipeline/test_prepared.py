@@ -1,9 +1,6 @@
 import multiprocessing
 import pickle
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +9,7 @@ from PIL import Image
 
 from input_pipeline import class_stats, pipeline, prepared
 from input_pipeline.folder import prepare
-from tests import recipes
-
-REPOSITORY = Path(__file__).parents[2]
+from tests import programs, recipes
 
 
 @pytest.fixture(scope="module")
@@ -202,11 +197,4 @@ sys.exit("tensorflow was imported" if "tensorflow" in sys.modules else 0)
 
 def test_preparing_and_reading_need_no_network_and_no_tensorflow(directory, tmp_path):
   root = directory.parents[2].parent / "root"
-  done = subprocess.run(
-    [sys.executable, "-c", _NO_NETWORK, tmp_path, root],
-    cwd=REPOSITORY,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert done.returncode == 0, done.stderr
+  programs.run("-c", _NO_NETWORK, tmp_path, root, check=True)

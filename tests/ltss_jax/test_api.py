@@ -1,10 +1,7 @@
 """The interface for other Python programs."""
 
 import os
-import pathlib
 import re
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -20,11 +17,8 @@ from ltss_jax import build, checkpoint, mesh as mesh_lib, optimizer
 from ltss_jax.prediction import predict
 from ltss_jax.training import train_step
 from ltss_jax.workdir import run_config
+from tests import image_bytes, programs
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-import image_bytes
-
-REPOSITORY = pathlib.Path(__file__).parents[2]
 NUM_CLASSES = 59  # of MHP-v2, whose class table needs no data
 SMALL = {
   "aspp_channels": 8,
@@ -160,20 +154,13 @@ def test_16_bits_are_the_same_as_path_image_array_and_training_record(
 
 def _run_documented_program(workdir):
   """Runs the Python block of docs/prediction.md on a run and a photograph."""
-  text = (REPOSITORY / "docs" / "prediction.md").read_text()
+  text = (programs.REPOSITORY / "docs" / "prediction.md").read_text()
   [program] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
   (workdir / "runs").mkdir()
   (workdir / "runs" / "demo").symlink_to(workdir)
   Image.fromarray(picture(32, 48)).save(workdir / "photo.jpg")
-  process = subprocess.run(
-    [sys.executable, "-c", program],
-    cwd=workdir,
-    env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert process.returncode == 0, process.stderr
+  env = programs.environment(PYTHONPATH=str(programs.REPOSITORY))
+  process = programs.run("-c", program, cwd=workdir, env=env, check=True)
   assert process.stdout == "(32, 48) {'Background'}\n"  # all weights are 0
 
 
@@ -218,13 +205,7 @@ def test_a_missing_checkpoint_and_one_without_classes(converted, tmp_path):
 
 def test_importing_the_package_imports_nothing_else():
   code = "import sys, ltss_jax; print('jax' in sys.modules, ltss_jax.load.__name__)"
-  process = subprocess.run(
-    [sys.executable, "-c", code],
-    cwd=REPOSITORY,
-    capture_output=True,
-    text=True,
-    check=True,
-  )
+  process = programs.run("-c", code, check=True)
   assert process.stdout.split() == ["False", "load"]
   with pytest.raises(AttributeError, match="no attribute 'lod'"):
     ltss_jax.lod  # noqa: B018

@@ -150,11 +150,11 @@ def test_training_may_compute_in_bfloat16_while_prediction_does_not(model):
 CONFIGS = {"ade20k_full": ade20k_full, "coco_stuff_lt": coco_stuff_lt, "mhp_v2_lt": mhp_v2_lt}
 
 
-def query_numbers(name, **fields):
+def queries_per_class(name, **fields):
   """(numbers through the config, training images with the class and their fraction)."""
   config, stats = CONFIGS[name].get_config(), datasets.find_spec(name).official_stats
   config.loss.update({"frequency_matcher": True} | fields)
-  numbers = np.array(build.losses.query_numbers(config, stats))
+  numbers = np.array(build.losses.queries_per_class(config, stats))
   return numbers, stats.images_with_class / stats.num_images
 
 
@@ -162,15 +162,15 @@ def query_numbers(name, **fields):
   ("name", "above_one", "largest"),
   [("ade20k_full", 475, 6), ("coco_stuff_lt", 75, 10), ("mhp_v2_lt", 27, 9)],
 )
-def test_query_numbers_of_the_published_tables(name, above_one, largest):
-  numbers, frequency = query_numbers(name)
+def test_queries_per_class_of_the_published_tables(name, above_one, largest):
+  numbers, frequency = queries_per_class(name)
   assert (np.sum(numbers > 1), numbers.max()) == (above_one, largest)
   if name == "ade20k_full":
     assert np.bincount(numbers).tolist() == [0, 372, 268, 99, 72, 0, 36]
   for fields in ({"query_threshold": 0.01}, {"query_scale": 3.0}):
     threshold = {"ade20k_full": 0.0003, "coco_stuff_lt": 0.0012, "mhp_v2_lt": 0.0024}[name]
     t, s = fields.get("query_threshold", threshold), fields.get("query_scale", 2.0)
-    changed, _ = query_numbers(name, **fields)
+    changed, _ = queries_per_class(name, **fields)
     assert changed.tolist() == [int(np.ceil(max(1, s * np.sqrt(t / f)))) for f in frequency]
     assert np.any(changed != numbers)
 
@@ -199,9 +199,9 @@ def shapes_config(model, fields):
     ({"loss.frequency_matcher": False}, None),
   ],
 )
-def test_query_numbers_without_a_published_threshold(fields, expected):
+def test_queries_per_class_without_a_published_threshold(fields, expected):
   config = shapes_config("mask2former", {"loss.frequency_matcher": True} | fields)
-  assert build.losses.query_numbers(config, STATS) == expected
+  assert build.losses.queries_per_class(config, STATS) == expected
 
 
 CLASS_LOSS_FIELDS = {

@@ -1,10 +1,6 @@
 """Converting checkpoints, as functions and as its users run it."""
 
-import os
-import pathlib
 import pickle
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -13,11 +9,8 @@ import pytest
 from configs import ade20k, coco_stuff_lt, folder, shapes_lt
 from ltss_jax import checkpoint, convert
 from ltss_jax.weights import official, readers, trees
-
-REPOSITORY = pathlib.Path(__file__).parents[2]
-GOLDEN = REPOSITORY / "tests" / "golden"
-sys.path.insert(0, str(GOLDEN))
-import official_parameters  # noqa: E402
+from tests import programs
+from tests.golden import official_parameters
 
 SMALL = {
   "backbone_norm": "frozen_batch_norm",
@@ -241,14 +234,7 @@ def test_weights_that_are_not_finite_go_neither_in_nor_out(tmp_path):
 
 
 def run(config, *arguments):
-  return subprocess.run(
-    [sys.executable, "-m", "ltss_jax.convert", f"--config={config}", *arguments],
-    cwd=REPOSITORY,
-    env=os.environ | {"XLA_FLAGS": ""},
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  return programs.run("-m", "ltss_jax.convert", f"--config={config}", *arguments)
 
 
 def published_state():

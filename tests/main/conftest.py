@@ -1,12 +1,10 @@
 """What the tests of main.py share: a folder of photographs, prepared, and a training on it."""
 
-import subprocess
-import sys
-
 import cv2
 import numpy as np
 import pytest
 
+from tests import programs
 from tests.main import runs
 
 
@@ -36,9 +34,8 @@ def folder(tmp_path_factory):
 def data_dir(folder, tmp_path_factory):
   """Where all runs of the module find the prepared folder."""
   directory = tmp_path_factory.mktemp("data")
-  command = [sys.executable, "-m", "input_pipeline.prepare", "folder"]
-  command += [f"--root={folder}", f"--data_dir={directory}"]
-  subprocess.run(command, cwd=runs.REPOSITORY, check=True, capture_output=True)
+  arguments = ("folder", f"--root={folder}", f"--data_dir={directory}")
+  programs.run("-m", "input_pipeline.prepare", *arguments, check=True)
   return directory
 
 

@@ -1,10 +1,8 @@
 """Small trainings by main.py, as real processes, and what they leave behind."""
 
 import json
-import os
 import pathlib
 import subprocess
-import sys
 import tempfile
 
 import jax
@@ -13,8 +11,8 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
 from ltss_jax import checkpoint
+from tests import programs
 
-REPOSITORY = pathlib.Path(__file__).parents[2]
 _BLOCKED = tempfile.TemporaryDirectory(prefix="blocked-")
 NUM_STEPS = 12
 # Small enough to compile in seconds.
@@ -37,7 +35,6 @@ SMALL = (
 
 def command(folder, data_dir, workdir, *arguments, moment=None):
   return [
-    sys.executable,
     *(["tests/main/kill_at.py", moment] if moment else []),
     "main.py",
     "--config=configs/folder.py",
@@ -52,33 +49,16 @@ def command(folder, data_dir, workdir, *arguments, moment=None):
 def environment(devices=1):
   """Runs end where one imports TensorFlow."""
   (pathlib.Path(_BLOCKED.name) / "tensorflow.py").write_text("raise SystemExit('imported')\n")
-  return os.environ | {
-    "PYTHONPATH": _BLOCKED.name,
-    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"
-    " --xla_backend_optimization_level=1",
-  }
+  return programs.environment(devices, PYTHONPATH=_BLOCKED.name)
 
 
 def run(*arguments, devices=1, moment=None):
-  return subprocess.run(
-    command(*arguments, moment=moment),
-    cwd=REPOSITORY,
-    env=environment(devices),
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  return programs.run(*command(*arguments, moment=moment), env=environment(devices))
 
 
 def start(*arguments, devices=1):
-  return subprocess.Popen(
-    command(*arguments),
-    cwd=REPOSITORY,
-    env=environment(devices),
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-  )
+  env = environment(devices)
+  return programs.start(*command(*arguments), env=env, stderr=subprocess.STDOUT)
 
 
 def metrics(workdir, *names):

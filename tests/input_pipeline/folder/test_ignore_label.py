@@ -2,8 +2,6 @@
 
 import io
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -11,8 +9,7 @@ from PIL import Image
 
 from input_pipeline import class_stats, prepared
 from input_pipeline.folder import layout, prepare
-
-REPOSITORY = pathlib.Path(__file__).parents[3]
+from tests import programs
 
 
 def make_folder(root, num_classes, label):
@@ -97,10 +94,7 @@ def test_more_classes_than_labels_are_named(tmp_path):
 
 def test_the_command_needs_no_flag_for_300_classes(tmp_path):
   root = make_folder(tmp_path / "photos", 300, label_map(299, 65535, np.uint16))
-  command = [sys.executable, "-m", "input_pipeline.prepare", "folder", f"--root={root}"]
-  done = subprocess.run(
-    [*command, f"--data_dir={tmp_path / 'data'}"], cwd=REPOSITORY, capture_output=True, text=True
-  )
-  assert done.returncode == 0, done.stderr
+  arguments = ("folder", f"--root={root}", f"--data_dir={tmp_path / 'data'}")
+  done = programs.run("-m", "input_pipeline.prepare", *arguments, check=True)
   assert "photos: 300 classes in" in done.stdout
   assert "298 classes without an image" in done.stdout

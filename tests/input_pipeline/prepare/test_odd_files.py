@@ -1,31 +1,20 @@
 """Preparations that meet what is no readable file: real commands, real pipes, a limit of time."""
 
 import os
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from input_pipeline.folder import prepare
 from input_pipeline.prepare import subset
+from tests import programs
 
-REPOSITORY = pathlib.Path(__file__).parents[3]
 LATIN = os.fsdecode(b"caf\xe9")
 
 
 def run(*arguments, command=("-m", "input_pipeline.prepare")):
   """Runs a command, for a minute at most; a pipe that is opened would take for ever."""
-  return subprocess.run(
-    [sys.executable, *command, *arguments],
-    cwd=REPOSITORY,
-    capture_output=True,
-    text=True,
-    errors="backslashreplace",
-    timeout=60,
-    check=False,
-  )
+  return programs.run(*command, *arguments, timeout=60)
 
 
 @pytest.fixture(name="root")

@@ -1,23 +1,13 @@
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from PIL import Image
 
-REPOSITORY = pathlib.Path(__file__).parents[3]
+from tests import programs
 
 
 def run(*arguments):
   """Runs the command and returns (exit status, stdout, stderr)."""
-  done = subprocess.run(
-    [sys.executable, "-m", "input_pipeline.prepare", *map(str, arguments)],
-    cwd=REPOSITORY,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  done = programs.run("-m", "input_pipeline.prepare", *arguments)
   return done.returncode, done.stdout, done.stderr
 
 

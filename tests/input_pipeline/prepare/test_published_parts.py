@@ -3,16 +3,14 @@
 import json
 import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from input_pipeline import class_stats, datasets, lt_sampling, prepared
 from input_pipeline.prepare import command, ensure_prepared, published, subset
+from tests import programs
 
-REPOSITORY = pathlib.Path(__file__).parents[3]
 NUM_TRAIN = 12
 
 
@@ -229,14 +227,9 @@ def photos(tmp_path, raw_files):
 
 
 def test_folder_made_long_tailed_by_the_command(photos, tmp_path):
-  arguments = [f"--root={photos}", f"--data_dir={tmp_path / 'data'}", "--make_long_tailed"]
-  done = subprocess.run(
-    [sys.executable, "-m", "input_pipeline.prepare", "folder", *arguments, "--target_images=5"],
-    cwd=REPOSITORY,
-    capture_output=True,
-    text=True,
-    check=True,
-  )
+  arguments = ["folder", f"--root={photos}", f"--data_dir={tmp_path / 'data'}"]
+  arguments += ["--make_long_tailed", "--target_images=5"]
+  done = programs.run("-m", "input_pipeline.prepare", *arguments, check=True)
   # 8 images with a and 4 with b are left as 5 and 1: Gini (2 + 1 - 2 * 7 / 6) / 2.
   assert "5 of the 8 training images" in done.stdout
   assert "Gini (images): 0.167 before, 0.333 after" in done.stdout

@@ -1,14 +1,11 @@
 """A small prepared data set, made once for all tests of this folder."""
 
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from PIL import Image
 
-REPOSITORY = pathlib.Path(__file__).parents[3]
+from tests import programs
+
 # Rows of the label maps, 2 px high and 4 px wide; class 2 occurs in no training image.
 LABELS = {
   "train": ([0, 0, 1, 1], [0, 0, 0, 255], [0, 1, 1, 3], [0, 0, 0, 0]),
@@ -29,12 +26,7 @@ def prepared_directory(tmp_path_factory):
       label.save(folder / "annotations" / split / f"{index}.png")
   (folder / "classes.txt").write_text("wall\nsea\nbird\nStraße\n", encoding="utf-8")
   data_dir = tmp_path_factory.mktemp("data")
-  arguments = ["folder", f"--root={folder}", f"--data_dir={data_dir}"]
-  subprocess.run(
-    [sys.executable, "-m", "input_pipeline.prepare", *arguments],
-    cwd=REPOSITORY,
-    capture_output=True,
-    check=True,
-  )
+  arguments = ("folder", f"--root={folder}", f"--data_dir={data_dir}")
+  programs.run("-m", "input_pipeline.prepare", *arguments, check=True)
   (file,) = data_dir.rglob("classes.json")
   return file.parent

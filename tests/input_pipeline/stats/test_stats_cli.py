@@ -1,5 +1,4 @@
 import json
-import pathlib
 import subprocess
 import sys
 
@@ -7,18 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-REPOSITORY = pathlib.Path(__file__).parents[3]
+from tests import programs
 
 
 def run(*arguments):
   """Runs the command and returns (exit status, stdout, stderr)."""
-  done = subprocess.run(
-    [sys.executable, "-m", "input_pipeline.stats", *map(str, arguments)],
-    cwd=REPOSITORY,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  done = programs.run("-m", "input_pipeline.stats", *arguments)
   return done.returncode, done.stdout, done.stderr
 
 
@@ -74,7 +67,7 @@ def test_reader_that_stops_early_is_no_error(tmp_path):
   command = f"{sys.executable} -m input_pipeline.stats ade20k_full --output_dir={tmp_path}"
   done = subprocess.run(
     ["bash", "-c", f"{command} | head -n 1"],
-    cwd=REPOSITORY,
+    cwd=programs.REPOSITORY,
     capture_output=True,
     text=True,
     check=True,

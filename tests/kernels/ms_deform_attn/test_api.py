@@ -1,10 +1,7 @@
 """Checks of arguments, the choice of the implementation, and what the default needs."""
 
 import contextlib
-import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +10,8 @@ import pytest
 
 from kernels.ms_deform_attn import aot_gpu, available, choose, ms_deform_attn
 from kernels.ms_deform_attn.arg_specs import ARG_SPECS
+from tests import programs
 
-REPOSITORY = pathlib.Path(__file__).parents[3]
 SHAPES = ((2, 3), (4, 6))
 
 
@@ -89,10 +86,8 @@ def test_the_platform_that_a_program_is_lowered_for_decides(platform, target):
 
 _PROGRAM = """
 import importlib.util
-import sys
 import jax
 import numpy as np
-sys.path.insert(0, REPOSITORY)
 from kernels.ms_deform_attn import aot_gpu, available, choose, ms_deform_attn
 value, points = np.zeros((2, 30, 4, 8), np.float32), np.zeros((2, 7, 4, 2, 3), np.float32)
 
@@ -108,15 +103,7 @@ with aot_gpu.lowering():
 
 
 def run_in_new_process(code, *options, path=""):
-  code = code.replace("REPOSITORY", repr(str(REPOSITORY)))
-  process = subprocess.run(
-    [sys.executable, *options, "-c", code],
-    env=os.environ | {"PYTHONPATH": str(path)},
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert process.returncode == 0, process.stderr
+  programs.run(*options, "-c", code, env=programs.environment(PYTHONPATH=str(path)), check=True)
 
 
 def test_the_announced_end_of_a_backend_is_no_warning_of_ours():

@@ -198,7 +198,7 @@ def test_weight_decay_leaves_out_norms_embeddings_and_position_tables():
 ALL_METHODS = recipes.mask2former_loss(
   num_points=128,
   class_loss=recipes.class_loss("seesaw"),
-  query_numbers=(1, 1, 2, 3, 1),
+  queries_per_class=(1, 1, 2, 3, 1),
   ignored_pixels="left_out",
 )
 
@@ -246,7 +246,7 @@ def test_all_methods_train_alike_on_one_device_and_on_four(trained):
 def test_counts_of_matches_equal_on_one_device_and_on_four(trained):
   """Three steps of three predictions; there are queries for every column."""
   present = np.array([(batch()["classes"] == c).sum() for c in range(NUM_CLASSES)])
-  expected = 3 * 3 * present * np.array(ALL_METHODS.query_numbers)
+  expected = 3 * 3 * present * np.array(ALL_METHODS.queries_per_class)
   for devices in (1, 4):
     np.testing.assert_array_equal(counts_of(trained[devices][3]), [*expected, 0])
 

@@ -1,11 +1,7 @@
 """Contents are checked on every mesh, whichever one they were noted on."""
 
 import json
-import os
-import pathlib
 import socket
-import subprocess
-import sys
 
 import jax
 import ml_dtypes
@@ -16,8 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
 from ltss_jax.checkpoint.contents import Contents
-
-REPOSITORY = pathlib.Path(__file__).parents[3]
+from tests import programs
 
 
 def on_mesh(tree, devices, *axes):
@@ -133,15 +128,9 @@ def test_each_of_two_processes_notes_its_own_parts(tmp_path):
   with socket.socket() as free:
     free.bind(("localhost", 0))
     address = f"localhost:{free.getsockname()[1]}"
+  env = programs.environment(devices=2)
   processes = [
-    subprocess.Popen(
-      [sys.executable, "-c", TWO_PROCESSES, address, str(i), str(tmp_path / "saved")],
-      cwd=REPOSITORY,
-      env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
+    programs.start("-c", TWO_PROCESSES, address, str(i), tmp_path / "saved", env=env)
     for i in range(2)
   ]
   outputs = [process.communicate(timeout=120) for process in processes]

@@ -1,10 +1,7 @@
 """Checkpoints on a real disk: round trip, what is kept, what is left after a failure."""
 
 import json
-import pathlib
 import shutil
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +9,7 @@ import numpy as np
 import pytest
 
 from ltss_jax import checkpoint, mesh
-
-REPOSITORY = pathlib.Path(__file__).parents[3]
+from tests import programs
 
 
 def test_round_trip_is_exact_and_opens_again(tmp_path, make_state, data_state):
@@ -120,13 +116,7 @@ with checkpoint.Checkpoints(sys.argv[1], keep=3) as saved:
 
 
 def test_last_good_checkpoint_survives_a_full_disk(tmp_path):
-  process = subprocess.run(
-    [sys.executable, "-c", FULL_DISK, str(tmp_path)],
-    cwd=REPOSITORY,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  process = programs.run("-c", FULL_DISK, tmp_path)
   assert process.returncode == 3, process.stderr
   message = json.loads(process.stdout.splitlines()[-1])
   assert "could not save" in message and str(tmp_path) in message

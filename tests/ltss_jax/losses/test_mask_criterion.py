@@ -220,7 +220,7 @@ def test_memory_does_not_grow_with_target_masks():
     ("matcher", "hungarian", "set it to scipy or optax"),
     ("ignored_pixels", "left out", "set it to 'background' or 'left_out'"),
     ("ignored_pixels", "left_out", "without an ignore_label"),
-    ("query_numbers", (1, 0), "every class a number of 1 or more"),
+    ("queries_per_class", (1, 0), "every class a number of 1 or more"),
     ("num_points", 0, "num_points is 0"),
     ("pairs_per_step", 0, "pairs_per_step 0"),
     ("importance_sample_ratio", 1.5, "importance_sample_ratio is 1.5"),
@@ -267,7 +267,7 @@ def test_rare_targets_get_several_queries_and_count_once(four_images):
   numbers = np.ones(NUM_CLASSES, int)
   rare = four_images["classes"][0, 0]
   numbers[rare] = 4
-  config = dataclasses.replace(CONFIG, query_numbers=tuple(numbers.tolist()))
+  config = dataclasses.replace(CONFIG, queries_per_class=tuple(numbers.tolist()))
   keys = generator.image_keys(2, 4)
   (_, sums), gradients = value_and_gradient(config, *four_images.values(), keys)
   (_, plain), _ = value_and_gradient(CONFIG, *four_images.values(), keys)
@@ -283,7 +283,7 @@ def test_rare_targets_get_several_queries_and_count_once(four_images):
   "classes,numbers,columns", [(3, (1, 5, 2, 90), 8 + 5 + 2), (9, (3, 1), 4), (9, None, 9)]
 )
 def test_columns_hold_whatever_can_occur(classes, numbers, columns):
-  config = recipes.criterion(query_numbers=numbers)
+  config = recipes.criterion(queries_per_class=numbers)
   assert config.num_columns(num_queries=8, num_targets=classes) == columns
 
 

@@ -29,7 +29,7 @@ def make_config(name, **fields):
   """One class has as many columns as there are queries."""
   loss = recipes.class_loss(name, COUNTS, **PARAMETERS)
   numbers = (1, 3, 2, 9, 1, 4)
-  fields |= dict(num_points=40, class_loss=loss, query_numbers=numbers, ignore_label=IGNORED)
+  fields |= dict(num_points=40, class_loss=loss, queries_per_class=numbers, ignore_label=IGNORED)
   return recipes.criterion(**fields)
 
 
@@ -97,8 +97,8 @@ def match(config, class_logits, masks, label, classes, at):
     if wanted >= 0:
       losses = [point_losses(config, masks[..., q], label, wanted, at) for q in range(QUERIES)]
       cost = -2 * probability[:, wanted] + 5 * np.sum(losses, axis=1)
-      columns += [cost] * config.query_numbers[wanted]
-      target_of_column += [target] * config.query_numbers[wanted]
+      columns += [cost] * config.queries_per_class[wanted]
+      target_of_column += [target] * config.queries_per_class[wanted]
   if not columns:
     return {}
   pairs = zip(*scipy.optimize.linear_sum_assignment(np.stack(columns, 1)), strict=True)

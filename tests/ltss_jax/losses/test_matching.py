@@ -1,10 +1,5 @@
 """Matching against scipy's total costs, and the check of what a matcher answers."""
 
-import os
-import pathlib
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +7,7 @@ import pytest
 import scipy.optimize
 
 from ltss_jax.losses import matching
+from tests import programs
 
 match_columns = jax.jit(matching.match, static_argnames=("backend", "num_columns"))
 check = jax.jit(matching.check)
@@ -114,18 +110,9 @@ print(jax.block_until_ready(answer).shape)
 @pytest.mark.slow
 def test_callbacks_of_several_cpu_devices_do_not_wait_for_each_other():
   """With 256 KB of costs in one operand, most runs of this stood still after a few calls."""
-  repository = pathlib.Path(__file__).parents[3]
-  flags = "--xla_force_host_platform_device_count=4"
-  environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-  done = subprocess.run(
-    [sys.executable, "-c", MANY_CALLS],
-    cwd=repository,
-    env=environment,
-    timeout=120,  # it takes some three seconds
-    capture_output=True,
-    text=True,
-  )
-  assert done.returncode == 0, done.stderr
+  env = programs.environment(devices=4, JAX_PLATFORMS="cpu")
+  # It takes some three seconds.
+  done = programs.run("-c", MANY_CALLS, env=env, timeout=120, check=True)
   assert done.stdout == "(40, 100)\n"
 
 

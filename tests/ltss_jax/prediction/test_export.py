@@ -2,12 +2,8 @@
 
 import dataclasses
 import json
-import os
-import pathlib
 import re
 import shutil
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -22,8 +18,8 @@ from ltss_jax import build, checkpoint
 from ltss_jax.inference.predictor import Predictor
 from ltss_jax.prediction import export, predict
 from ltss_jax.workdir import run_config
+from tests import programs
 
-REPOSITORY = pathlib.Path(__file__).parents[2]
 NUM_CLASSES = 59  # of MHP-v2, whose class table needs no data
 SMALL = {
   "aspp_channels": 8,
@@ -78,7 +74,7 @@ def _exported(request, tmp_path_factory):
 
 def documented_programs():
   """The Python blocks of docs/export.md: the loader and its use."""
-  text = (REPOSITORY / "docs" / "export.md").read_text()
+  text = (programs.REPOSITORY / "docs" / "export.md").read_text()
   return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
@@ -101,15 +97,8 @@ def test_the_loaders_give_the_models_labels(exported, tmp_path):
   loader, use = documented_programs()
   assert loader.count("\n") <= 32
   (tmp_path / "load_exported.py").write_text(loader)
-  process = subprocess.run(
-    [sys.executable, "-c", use + CHECK],
-    cwd=tmp_path,
-    env=os.environ | {"PYTHONPATH": ""},
-    capture_output=True,
-    text=True,
-    check=False,
-  )
-  assert process.returncode == 0, process.stderr
+  env = programs.environment(PYTHONPATH="")
+  process = programs.run("-c", use + CHECK, cwd=tmp_path, env=env, check=True)
   with np.load(tmp_path / "results.npz") as results:
     labels = results["labels"]
     assert results["photo"].shape == (32, 48)

@@ -1,16 +1,14 @@
 """The page as a file: complete, self-contained, escaped, bounded."""
 
 import html.parser
-import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
 
 from ltss_jax import report
 from ltss_jax.results import evaluation_result
 from ltss_jax.workdir import atomic_file, paths
+from tests import programs
 
 SECTIONS = {"results", "classes", "frequency", "confusion", "curves", "images", "data", "config"}
 VOID = {"meta", "link", "img", "input", "br", "hr"}
@@ -137,7 +135,5 @@ def test_a_template_that_fails_does_not_fail_the_training(workdir, caplog):
 
 def test_reports_need_neither_jax_nor_tensorflow():
   code = "import sys; from ltss_jax import report; print({'jax', 'tensorflow'} & set(sys.modules))"
-  repository = pathlib.Path(__file__).parents[3]
-  command = [sys.executable, "-c", code]
-  process = subprocess.run(command, cwd=repository, check=True, capture_output=True, text=True)
+  process = programs.run("-c", code, check=True)
   assert process.stdout.strip() == "set()"

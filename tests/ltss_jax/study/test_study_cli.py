@@ -1,12 +1,8 @@
 """The study as its users run it: real processes that train, from any directory."""
 
 import json
-import os
-import pathlib
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -14,8 +10,8 @@ import pytest
 from PIL import Image
 
 from ltss_jax.workdir import atomic_file
+from tests import programs
 
-REPOSITORY = pathlib.Path(__file__).parents[3]
 NUM_STEPS = 6
 # Small enough to compile in seconds.
 SMALL = (
@@ -55,25 +51,14 @@ def make_photos(tmp_path_factory):
 @pytest.fixture(name="start")
 def make_start(photos, tmp_path):
   """Returns a function that starts a study from a directory other than the repository's."""
-  environment = os.environ | {
-    "PYTHONPATH": str(REPOSITORY),
-    "XLA_FLAGS": "",  # one device
-  }
+  env = programs.environment(PYTHONPATH=str(programs.REPOSITORY))
 
-  def start(*arguments, config=f"{REPOSITORY}/configs/folder.py"):
-    command = [sys.executable, "-m", "ltss_jax.study", f"--config={config}"]
-    command += [f"--config.data.root={photos}", *arguments]
+  def start(*arguments, config=f"{programs.REPOSITORY}/configs/folder.py"):
+    command = ["-m", "ltss_jax.study", f"--config={config}", f"--config.data.root={photos}"]
     # Tests that a shell runs in the background ignore SIGINT, and so would the process.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-      return subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-      )
+      return programs.start(*command, *arguments, cwd=tmp_path, env=env)
     finally:
       signal.signal(signal.SIGINT, before)
 
