@@ -25,6 +25,7 @@ from configs.fields import (
   defaults,
   valid_values,
 )
+from configs.models import MODELS
 from configs.variants import VARIANTS, apply_variants, crops_of_640, parse_variants
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
 # The smallest crop has one cell at the backbone's stride of 16 to spare on each axis.
 _SIDE = Range(32)
 _SIDE_OR_0 = Range(32, special=0)
+_TEST_BACKBONES = ("swin_mini", "vit_mini")
 
 # A field is its default alone, or a `Field`: the default, then the choices or the range that it is
 # of. What depends on other fields, and tuples, are checked in `configs/validation.py`.
@@ -110,22 +112,8 @@ FIELDS = {
   },
   # The network.
   "model": {
-    "name": Field("mask2former", ("mask2former", "deeplabv3plus")),
-    "backbone": Field(
-      "resnet50",
-      (
-        "resnet50",
-        "resnet101",
-        "swin_t",
-        "swin_s",
-        "swin_b",
-        "swin_l",
-        "vit_b",
-        "resnet_small",
-        "swin_mini",  # this and the next are for tests
-        "vit_mini",
-      ),
-    ),
+    "name": Field("mask2former", tuple(MODELS)),
+    "backbone": Field("resnet50", (*VARIANTS["backbone"], *_TEST_BACKBONES)),
     # "frozen_batch_norm": constants of the pre-trained weights; "batch_norm": trained, statistics
     # over the global batch. ResNets only, the others have layer norms.
     "backbone_norm": Field("frozen_batch_norm", ("frozen_batch_norm", "batch_norm")),

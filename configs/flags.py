@@ -23,7 +23,16 @@ from configs.fields import field_names
 EXIT_CODE = 2  # what shells and argparse use for a wrong command line
 FLAG = "config"
 
-_NO_CONFIG_FILES = {"__init__", "common", "derive", "fields", "flags", "validation", "variants"}
+_NO_CONFIG_FILES = {
+  "__init__",
+  "common",
+  "derive",
+  "fields",
+  "flags",
+  "models",
+  "validation",
+  "variants",
+}
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

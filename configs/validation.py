@@ -4,16 +4,8 @@ import math
 
 import ml_collections
 
-_RESNETS = ("resnet50", "resnet101", "resnet_small")
-# Methods that only masks of queries can have -> off.
-_MASK2FORMER_METHODS = {
-  "loss.frequency_matcher": False,
-  "loss.ignored_pixels": "background",
-  "model.pixel_head": False,
-  "model.class_head": "softmax",
-}
-# The decoders' group norms have 32 groups.
-_CHANNEL_GROUPS = 32
+from configs import models
+
 # As jax.export names them.
 _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -28,8 +20,7 @@ def validate_together(config: ml_collections.ConfigDict) -> None:
     ValueError: names the first wrong field, its value and what it needs.
   """
   _validate_dilations(config.model.aspp_dilations)
-  _validate_model(config.model)
-  _validate_methods(config)
+  models.check(config)
   _validate_platforms(config.export.platforms)
   _validate_profile_steps(config.train.profile_steps)
   _validate_pairs(config)
@@ -65,48 +56,6 @@ def _validate_profile_steps(steps: tuple) -> None:
     raise ValueError(
       f"config.train.profile_steps={steps!r} must be the first and the last step to trace, whole"
       " numbers of at least 1, as in (10, 12); () traces none"
-    )
-
-
-def _validate_model(model: ml_collections.ConfigDict) -> None:
-  """Checks the model's fields against each other."""
-  if model.name == "deeplabv3plus":
-    if model.backbone not in _RESNETS:
-      raise ValueError(
-        f"config.model.backbone={model.backbone!r} does not fit config.model.name='deeplabv3plus',"
-        f" which needs a ResNet: {', '.join(_RESNETS)}; model=mask2former takes every backbone"
-      )
-    return  # the rest is of Mask2Former
-  if model.channels % _CHANNEL_GROUPS:
-    nearest = max(1, round(model.channels / _CHANNEL_GROUPS)) * _CHANNEL_GROUPS
-    raise ValueError(
-      f"config.model.channels={model.channels} must be a multiple of {_CHANNEL_GROUPS}, the groups"
-      f" of the decoders' group norms; nearest valid: {nearest}"
-    )
-  if model.channels % model.num_heads:
-    heads = [n for n in range(1, model.channels + 1) if model.channels % n == 0]
-    nearest = min(heads, key=lambda n: abs(n - model.num_heads))
-    raise ValueError(
-      f"config.model.channels={model.channels} does not divide into config.model.num_heads="
-      f"{model.num_heads} equal heads; nearest valid: {nearest} heads"
-    )
-
-
-def _validate_methods(config: ml_collections.ConfigDict) -> None:
-  """Checks what is for long tails against the model."""
-  model, loss = config.model, config.loss
-  if model.name != "mask2former":
-    for field, off in _MASK2FORMER_METHODS.items():
-      if config[field] != off:
-        raise ValueError(
-          f"config.{field}={config[field]!r} needs config.model.name='mask2former', not"
-          f" {model.name!r}; leave it at {off!r}, or choose model=mask2former"
-        )
-  elif loss.class_loss == "seesaw" and model.class_head != "seesaw":
-    # The other way round is valid: converted weights are evaluated without a loss.
-    raise ValueError(
-      f"config.loss.class_loss='seesaw' does not fit config.model.class_head={model.class_head!r};"
-      " it needs config.model.class_head='seesaw'; the variant method=seesaw sets both"
     )
 
 

@@ -5,25 +5,9 @@ from collections.abc import Callable, Mapping
 import ml_collections
 
 from configs.fields import hint
+from configs.models import MODELS
 
 Variants = Mapping[str, Mapping[str, Callable[[ml_collections.ConfigDict], None]]]
-
-
-def _mask2former(config: ml_collections.ConfigDict) -> None:
-  """The defaults of `common.get_config` are its recipe."""
-  config.model.name = "mask2former"
-
-
-def _deeplabv3plus(config: ml_collections.ConfigDict) -> None:
-  """SGD with momentum at 0.01, weight decay 1e-4, no clipping; batch norm is trained."""
-  config.model.name = "deeplabv3plus"
-  config.model.backbone_norm = "batch_norm"
-  config.model.dtype = "float32"
-  config.optimizer.name = "sgd"
-  config.optimizer.learning_rate = 0.01
-  config.optimizer.weight_decay = 1e-4
-  config.optimizer.backbone_multiplier = 1.0
-  config.optimizer.clip_norm = 0.0
 
 
 def _backbone(name: str) -> Callable[[ml_collections.ConfigDict], None]:
@@ -102,7 +86,7 @@ def _frequency_matcher(config: ml_collections.ConfigDict) -> None:
 
 # Variant key -> value -> what it overwrites, applied in this order.
 VARIANTS: Variants = {
-  "model": {"mask2former": _mask2former, "deeplabv3plus": _deeplabv3plus},
+  "model": {name: model.recipe for name, model in MODELS.items()},
   "backbone": {
     "resnet50": _backbone("resnet50"),
     "resnet101": _resnet101,

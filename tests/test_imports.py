@@ -101,7 +101,7 @@ RULES = {
   "ltss_jax.losses": {"jax", "numpy"},
   "ltss_jax.losses.matching": {"jax", "numpy", "optax", "scipy"},
   "ltss_jax.workdir": {"absl", "etils", "numpy"},
-  "ltss_jax.workdir.run_config": {"etils", "ml_collections"},
+  "ltss_jax.workdir.run_config": {"configs", "etils", "ml_collections"},
   "ltss_jax.workdir.run_data": {"etils", "input_pipeline", "numpy"},
   "ltss_jax.workdir.run_environment": {"absl", "etils", "jax"},
   # Reads and writes numbers: no JAX.

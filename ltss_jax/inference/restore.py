@@ -115,7 +115,7 @@ def of_directory(
   """
   params, stats, info = checkpoint.load_weights(directory)
   run_config.check_weights(directory, info, config, architecture.num_classes)
-  run_config.check_pooling_window(directory, info, config)
+  run_config.check_crop(directory, info, config)
   logging.info("Weights of %s", directory)
   return _fitted(config, architecture, params, stats, str(directory), _DIRECTORY_ADVICE)
 

@@ -9,7 +9,7 @@ from absl import logging
 from etils import epath
 from jax.sharding import Mesh
 
-from configs import common
+from configs import common, models
 from input_pipeline import file_access, prediction_files
 from input_pipeline.prediction_batches import prediction_batches
 from input_pipeline.prediction_files import ImageError
@@ -57,7 +57,7 @@ def load_model(
     FileNotFoundError: the classes of the config's folder are gone.
     checkpoint.CheckpointError: the weights cannot be read.
   """
-  _check_pooling(config)
+  _check_crop(config)
   if weights is None:
     restore.require_run(workdir)
   metadata = dataset.class_metadata(config)
@@ -115,14 +115,13 @@ def predict(
   run(images[jax.process_index() :: jax.process_count()])
 
 
-def _check_pooling(config: ml_collections.ConfigDict) -> None:
-  """The size of pooling windows follows from the crop, which here no training images give."""
-  model = config.model
-  windowed = model.name == "deeplabv3plus" and model.image_pooling == "window"
-  if windowed and config.data.crop_size == 0:
+def _check_crop(config: ml_collections.ConfigDict) -> None:
+  """What weights compute may depend on the crop, whose size here no training images give."""
+  setting = models.crop_setting(config)
+  if setting and config.data.crop_size == 0:
     raise ValueError(
-      "config.model.image_pooling='window' needs config.data.crop_size, which is 0: give the one"
-      " that the model was trained with"
+      f"{setting} needs config.data.crop_size, which is 0: give the one that the model was trained"
+      " with"
     )
 
 

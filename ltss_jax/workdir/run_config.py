@@ -7,6 +7,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
+from configs import models
 from ltss_jax.workdir import atomic_file
 
 FILE_NAME = "config.json"
@@ -31,7 +32,8 @@ _FREE_GROUPS = ("eval.", "predict.", "export.")
 # Of the fields below `eval`, those that no score depends on.
 _NOT_SCORING = ("every_steps", "batch_size", "save_json", "step")
 # Weights fit one value of every field of `config.model`, except of those of training alone and of
-# how numbers are computed. Fields that are not named here are compared, new ones among them ...
+# how numbers are computed. Fields that are not named here are compared, new ones among them, but
+# for those of other models.
 _NOT_OF_WEIGHTS = (
   "dtype",
   "remat",
@@ -41,26 +43,6 @@ _NOT_OF_WEIGHTS = (
   "deformable_attention",
   "aspp_dropout",
 )
-# ... for every model, but for those that one model alone has.
-_OWN_FIELDS = {
-  "mask2former": (
-    "channels",
-    "num_queries",
-    "encoder_layers",
-    "decoder_layers",
-    "num_heads",
-    "encoder_width",
-    "decoder_width",
-    "class_head",
-  ),
-  "deeplabv3plus": (
-    "aspp_channels",
-    "aspp_dilations",
-    "low_level_channels",
-    "decoder_channels",
-    "image_pooling",
-  ),
-}
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -81,8 +63,7 @@ def fits_weights(model: str, field: str) -> bool:
     model: `config.model.name`.
     field: name of a field of `config.model`, such as "num_queries".
   """
-  others = (fields for name, fields in _OWN_FIELDS.items() if name != model)
-  return field not in _NOT_OF_WEIGHTS and not any(field in fields for fields in others)
+  return field not in _NOT_OF_WEIGHTS and field not in models.fields_of_others(model)
 
 
 def scoring_fields(options: dict[str, Any]) -> dict[str, Any]:
@@ -133,13 +114,13 @@ def check(
   saved = flatten(saved)
   now = flatten(json.loads(json.dumps(config.to_dict())))
 
-  model, windowed = config.model.name, _has_pooling_window(config)
+  model, with_crop = config.model.name, models.needs_crop(config)
 
   def compared(field: str) -> bool:
     if evaluating:
       group, _, name = field.partition(".")
       fitted = group == "model" and fits_weights(model, name)
-      return fitted or field == "data.name" or (field == "data.crop_size" and windowed)
+      return fitted or field == "data.name" or (field == "data.crop_size" and with_crop)
     return field not in _FREE_TO_CHANGE and not field.startswith(_FREE_GROUPS)
 
   different = [
@@ -173,11 +154,6 @@ def note_growth(workdir: epath.PathLike, config: ml_collections.ConfigDict) -> N
   saved = read(workdir)
   if saved is not None and saved["train"]["steps"] < config.train.steps:
     write(workdir, config)
-
-
-def _has_pooling_window(config: ml_collections.ConfigDict) -> bool:
-  """Whether what weights compute depends on the crop, whose size is that of pooling windows."""
-  return config.model.name == "deeplabv3plus" and config.model.image_pooling == "window"
 
 
 def check_weights(
@@ -222,10 +198,10 @@ def check_weights(
     )
 
 
-def check_pooling_window(
+def check_crop(
   directory: epath.PathLike, info: dict[str, Any], config: ml_collections.ConfigDict
 ) -> None:
-  """Compares the crop that pooling windows follow from, for a prediction with converted weights.
+  """Compares the crop where weights fit one alone, for a prediction with converted weights.
 
   Args:
     directory: directory of the weights, for the message.
@@ -237,8 +213,9 @@ def check_pooling_window(
     ValueError: the crops differ.
   """
   saved, now = info.get("crop_size"), config.data.crop_size
-  if _has_pooling_window(config) and saved and saved != now:
+  setting = models.crop_setting(config)
+  if setting and saved and saved != now:
     raise ValueError(
-      f"the weights in {directory} have config.model.image_pooling='window' with windows for crops"
-      f" of {saved} px, but config.data.crop_size is {now}; set --config.data.crop_size={saved}"
+      f"the weights in {directory} have {setting} with windows for crops of {saved} px, but"
+      f" config.data.crop_size is {now}; set --config.data.crop_size={saved}"
     )

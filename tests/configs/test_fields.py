@@ -122,6 +122,7 @@ UNCHECKED = {
   "predict.save_json": False,
   "predict.save_scores": False,
   "predict.save_summary": False,
+  "train.profile_steps": (),
   "train.report": True,
   "train.wandb_project": "",
 }

@@ -138,7 +138,7 @@ def test_converted_weights_fit_exactly_what_reaches_the_model(tmp_path, model):
 
   def check(config):
     run_config.check_weights("weights", info, config, 59)
-    run_config.check_pooling_window("weights", info, config)
+    run_config.check_crop("weights", info, config)
 
   compared = {f for f in FIELDS if refused(check, changed(model, f), f"config.{f}")}
   assert compared == reaches(model) - SAME_PREDICTIONS | {"model.name"}
@@ -152,9 +152,9 @@ def test_converted_weights_fit_exactly_what_reaches_the_model(tmp_path, model):
 def test_weights_of_older_conversions_say_nothing_of_the_crop():
   config = config_of("deeplabv3plus")
   for info in ({}, {"crop_size": 0}, {"crop_size": 512}):
-    run_config.check_pooling_window("weights", info, config)
+    run_config.check_crop("weights", info, config)
   with pytest.raises(ValueError, match=r"crops of 640 px, .* 512; set --config.data.crop_size=640"):
-    run_config.check_pooling_window("weights", {"crop_size": 640}, config)
+    run_config.check_crop("weights", {"crop_size": 640}, config)
 
 
 @pytest.mark.parametrize("model", MODELS)

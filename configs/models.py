@@ -1,0 +1,162 @@
+"""The models: their recipes, the fields that are theirs alone, and checks of these fields."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ml_collections
+
+_RESNETS = ("resnet50", "resnet101", "resnet_small")
+# The decoders' group norms have 32 groups.
+_CHANNEL_GROUPS = 32
+# Class loss -> class head that it needs, where that is not the softmax.
+_CLASS_HEADS = {"seesaw": "seesaw"}
+
+
+def _any_values(config: ml_collections.ConfigDict) -> None:
+  """The check of a model whose fields fit each other whatever their values."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A model as the config knows it; `ltss_jax.architectures` has the rest.
+
+  Attributes:
+    recipe: overwrites what is not the default, for the variant model=NAME.
+    fields: names of the fields of `config.model` that no other model has.
+    methods: fields whose methods no other model has -> value that is off.
+    backbones: the only ones that it takes; (): all.
+    check: raises a ValueError where its fields do not fit each other.
+    crop_setting: setting because of which its weights fit one `config.data.crop_size` alone, for
+      messages; "" where they fit all.
+  """
+
+  recipe: Callable[[ml_collections.ConfigDict], None]
+  fields: tuple[str, ...]
+  methods: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  backbones: tuple[str, ...] = ()
+  check: Callable[[ml_collections.ConfigDict], None] = _any_values
+  crop_setting: Callable[[ml_collections.ConfigDict], str] = lambda config: ""
+
+
+def _mask2former(config: ml_collections.ConfigDict) -> None:
+  """The defaults of `common.get_config` are its recipe."""
+  config.model.name = "mask2former"
+
+
+def _check_mask2former(config: ml_collections.ConfigDict) -> None:
+  model, loss = config.model, config.loss
+  if model.channels % _CHANNEL_GROUPS:
+    nearest = max(1, round(model.channels / _CHANNEL_GROUPS)) * _CHANNEL_GROUPS
+    raise ValueError(
+      f"config.model.channels={model.channels} must be a multiple of {_CHANNEL_GROUPS}, the groups"
+      f" of the decoders' group norms; nearest valid: {nearest}"
+    )
+  if model.channels % model.num_heads:
+    heads = [n for n in range(1, model.channels + 1) if model.channels % n == 0]
+    nearest = min(heads, key=lambda n: abs(n - model.num_heads))
+    raise ValueError(
+      f"config.model.channels={model.channels} does not divide into config.model.num_heads="
+      f"{model.num_heads} equal heads; nearest valid: {nearest} heads"
+    )
+  needed = _CLASS_HEADS.get(loss.class_loss, model.class_head)
+  if model.class_head != needed:
+    # The other way round is valid: converted weights are evaluated without a loss.
+    raise ValueError(
+      f"config.loss.class_loss={loss.class_loss!r} does not fit config.model.class_head="
+      f"{model.class_head!r}; it needs config.model.class_head={needed!r}; the variant"
+      f" method={loss.class_loss} sets both"
+    )
+
+
+def _deeplabv3plus(config: ml_collections.ConfigDict) -> None:
+  """SGD with momentum at 0.01, weight decay 1e-4, no clipping; batch norm is trained."""
+  config.model.name = "deeplabv3plus"
+  config.model.backbone_norm = "batch_norm"
+  config.model.dtype = "float32"
+  config.optimizer.name = "sgd"
+  config.optimizer.learning_rate = 0.01
+  config.optimizer.weight_decay = 1e-4
+  config.optimizer.backbone_multiplier = 1.0
+  config.optimizer.clip_norm = 0.0
+
+
+def _pooling_windows(config: ml_collections.ConfigDict) -> str:
+  """They are of the crop's size."""
+  windowed = config.model.image_pooling == "window"
+  return "config.model.image_pooling='window'" if windowed else ""
+
+
+# Under the names of config.model.name.
+MODELS = {
+  "mask2former": Model(
+    recipe=_mask2former,
+    fields=(
+      "drop_path",
+      "channels",
+      "num_queries",
+      "encoder_layers",
+      "decoder_layers",
+      "num_heads",
+      "encoder_width",
+      "decoder_width",
+      "class_head",
+      "max_targets",
+      "pixel_head",
+      "deformable_attention",
+    ),
+    methods={
+      "loss.frequency_matcher": False,
+      "loss.ignored_pixels": "background",
+      "model.pixel_head": False,
+      "model.class_head": "softmax",
+    },
+    check=_check_mask2former,
+  ),
+  "deeplabv3plus": Model(
+    recipe=_deeplabv3plus,
+    fields=(
+      "aspp_channels",
+      "aspp_dilations",
+      "aspp_dropout",
+      "low_level_channels",
+      "decoder_channels",
+      "image_pooling",
+    ),
+    backbones=_RESNETS,
+    crop_setting=_pooling_windows,
+  ),
+}
+
+
+def crop_setting(config: ml_collections.ConfigDict) -> str:
+  """Setting that makes weights fit one `config.data.crop_size` alone; "" where they fit all."""
+  return MODELS[config.model.name].crop_setting(config)
+
+
+def fields_of_others(model: str) -> set[str]:
+  """Names of the fields of `config.model` that belong to other models than the one named."""
+  return {field for name, other in MODELS.items() if name != model for field in other.fields}
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+  """Checks backbone, methods and fields of the config's model.
+
+  Raises:
+    ValueError: names the first field that does not fit, its value and what to do.
+  """
+  chosen, model = MODELS[config.model.name], config.model
+  if chosen.backbones and model.backbone not in chosen.backbones:
+    raise ValueError(
+      f"config.model.backbone={model.backbone!r} does not fit config.model.name={model.name!r},"
+      f" which needs a ResNet: {', '.join(chosen.backbones)}; model=mask2former takes every"
+      " backbone"
+    )
+  for name, other in MODELS.items():
+    for field, off in other.methods.items():
+      if other is not chosen and config[field] != off:
+        raise ValueError(
+          f"config.{field}={config[field]!r} needs config.model.name={name!r}, not"
+          f" {model.name!r}; leave it at {off!r}, or choose model={name}"
+        )
+  chosen.check(config)
