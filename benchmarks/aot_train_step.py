@@ -43,7 +43,7 @@ def lower(config: ml_collections.ConfigDict, devices) -> jax.stages.Lowered:
     metadata, train_stats = dataset.metadata, dataset.train_stats
   mesh = mesh_lib.data_mesh(devices)
   accumulation = config.train.grad_accumulation
-  what = f"{len(devices)} devices x {accumulation} slices of config.train.grad_accumulation"
+  what = f"{len(devices)} devices x {accumulation} micro-batches (config.train.grad_accumulation)"
   parts = len(devices) * accumulation
   mesh_lib.check_batch_size("config.batch_size", config.batch_size, parts, what)
   objective = build.build_objective(

@@ -227,7 +227,7 @@ FIELDS = {
   # The training loop and what it shows on the way.
   "train": {
     "steps": Field(0, COUNT_OR_0),  # optimizer updates; 0: from the number of training images
-    # Slices a batch is run in, one after another, to save memory.
+    # Micro-batches that a batch is run in, one after another, to save memory.
     "grad_accumulation": Field(1, COUNT),
     "log_every_steps": Field(100, COUNT),  # updates between two progress lines
     # Updates in a row left out for a loss or gradient that is not finite; one more stops.

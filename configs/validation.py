@@ -127,6 +127,6 @@ def _validate_pairs(config: ml_collections.ConfigDict) -> None:
   if config.batch_size % train.grad_accumulation:
     raise ValueError(
       f"config.batch_size={config.batch_size} does not divide into config.train.grad_accumulation="
-      f"{train.grad_accumulation} equal slices; nearest valid: "
-      f"{math.gcd(config.batch_size, train.grad_accumulation)} slices"
+      f"{train.grad_accumulation} equal micro-batches; nearest valid: "
+      f"{math.gcd(config.batch_size, train.grad_accumulation)} micro-batches"
     )

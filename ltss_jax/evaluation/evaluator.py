@@ -1,4 +1,4 @@
-"""Evaluating states of a run or converted weights: counts, results record, eval/<name>.json."""
+"""Evaluating states of a run or converted weights: counts, result, eval/<name>.json."""
 
 import functools
 import json
@@ -77,7 +77,7 @@ class Evaluator:
         written.
 
     Returns:
-      The record of eval/<name>.json.
+      The result of eval/<name>.json.
     """
     dataset, options = self._dataset, self._config.eval
     weights = [mesh_lib.local_replica(tree, self._mesh) for tree in (params, stats)]
@@ -98,7 +98,7 @@ class Evaluator:
       ignore_label=dataset.metadata.ignore_label,
       visit=visit,
     )
-    record = evaluation_result.make_result(
+    result = evaluation_result.make_result(
       confusion,
       class_names=dataset.metadata.class_names,
       train_images=dataset.train_stats.images_with_class,
@@ -106,19 +106,19 @@ class Evaluator:
       image_groups=dataset.image_groups,
       pixel_groups=dataset.pixel_groups,
     )
-    record |= {"data": self.data, "eval": run_config.scoring_fields(options.to_dict())}
+    result |= {"data": self.data, "eval": run_config.scoring_fields(options.to_dict())}
     if options.shape_multiple > 1:
-      record["rounded_shapes"] = self._effect_of_rounding(*weights)
+      result["rounded_shapes"] = self._effect_of_rounding(*weights)
     if options.save_json:
       self._write_entries(name, entries)
     if jax.process_index() == 0:
-      # The record comes last: where it is, its counts are too.
+      # The result comes last: where it is, its counts are too.
       with atomic_file.atomic_write(paths.confusion(self._workdir, name)) as file:
         np.savez_compressed(file, confusion=confusion)
-      evaluation_result.write_result(record, paths.result(self._workdir, name))
+      evaluation_result.write_result(result, paths.result(self._workdir, name))
     what = f"step {name}" if isinstance(name, int) else name
-    logging.info("%s: %s", what, evaluation_result.summary_line(record))
-    return record
+    logging.info("%s: %s", what, evaluation_result.summary_line(result))
+    return result
 
   def _effect_of_rounding(self, params: Any, stats: Any) -> dict[str, Any]:
     """Share of a sample's pixels whose label is another one at the exact shape."""
@@ -162,7 +162,7 @@ class Evaluator:
       writer.close()
 
   def results(self, name: int | str) -> dict[str, Any]:
-    """The record that was written for a step, or for weights of a name.
+    """The result that was written for a step, or for weights of a name.
 
     Raises:
       FileNotFoundError: there is none.
@@ -175,15 +175,15 @@ class Evaluator:
 
   @functools.cached_property
   def data(self) -> dict[str, Any]:
-    """What the records say of the data that they are of."""
+    """What results say of the data that they are of."""
     return run_data.evaluated(self._dataset)
 
 
-def scalars(record: dict[str, Any]) -> dict[str, float]:
-  """The record's totals and groups under names for TensorBoard: "eval/mIoU_image_rare", ..."""
-  flat = {f"eval/{name}": record[name] for name in ("mIoU", "fwIoU", "mACC", "pACC")}
+def scalars(result: dict[str, Any]) -> dict[str, float]:
+  """The result's totals and groups under names for TensorBoard: "eval/mIoU_image_rare", ..."""
+  flat = {f"eval/{name}": result[name] for name in ("mIoU", "fwIoU", "mACC", "pACC")}
   for level in ("image", "pixel"):
-    for group, value in record[f"{level}_level"].items():
+    for group, value in result[f"{level}_level"].items():
       flat[f"eval/mIoU_{level}_{group}"] = value
   return {name: value for name, value in flat.items() if value is not None}
 
@@ -201,7 +201,7 @@ def evaluate_checkpoint(
     weights: directory of converted weights, scored instead of the run's.
 
   Returns:
-    The record, which is also written to WORKDIR/eval/<step>.json; of converted weights to
+    The result, which is also written to WORKDIR/eval/<step>.json; of converted weights to
     WORKDIR/eval/<name of their directory>.json. Where that is kept for other data, the key of these
     data is part of the name.
 
@@ -218,15 +218,15 @@ def evaluate_checkpoint(
     name, *state = restore.of_run(config, workdir, evaluation.architecture, dataset.metadata)
   else:
     name = epath.Path(weights).name
-    if name.isdigit():  # whose record would be that of a step
+    if name.isdigit():  # whose result would be that of a step
       raise ValueError(f"--checkpoint={weights}: rename the folder, so that it is no number")
     state = restore.of_directory(config, weights, evaluation.architecture)
   name = _name_kept(workdir, name, evaluation.data)
-  record = evaluation(name, *state)
+  result = evaluation(name, *state)
   if jax.process_index() == 0 and config.train.report:
     chosen = examples.Examples(config, dataset, evaluation.predictor)
     examples.keep(chosen, *state, paths.examples(workdir, name))
-  return record
+  return result
 
 
 def _name_kept(workdir: epath.Path, name: int | str, data: dict[str, Any]) -> int | str:

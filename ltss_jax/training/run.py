@@ -164,7 +164,7 @@ def opened(
 
 def _check_batch_size(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> None:
   accumulation = config.train.grad_accumulation
-  what = f"{mesh.size} devices x {accumulation} slices of config.train.grad_accumulation"
+  what = f"{mesh.size} devices x {accumulation} micro-batches (config.train.grad_accumulation)"
   mesh_lib.check_batch_size("config.batch_size", config.batch_size, mesh.size * accumulation, what)
 
 

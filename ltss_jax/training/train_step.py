@@ -54,25 +54,25 @@ def abstract_state(
 def _gradient_function(objective: architectures.Objective, grad_accumulation: int) -> Callable:
   """Function of (params, stats, batch, rng) that returns (new stats, (gradients, loss terms))."""
 
-  def of_part(params, stats, batch, rng):
+  def of_micro_batch(params, stats, batch, rng):
     loss = jax.value_and_grad(objective.loss, has_aux=True)
     (_, (stats, terms)), grads = loss(params, stats, batch, rng)
     return stats, (grads, terms)
 
   def of_batch(params, stats, batch, rng):
     if grad_accumulation == 1:
-      return of_part(params, stats, batch, rng)
+      return of_micro_batch(params, stats, batch, rng)
 
-    def parts(x):  # Part i takes every grad_accumulation-th row: no row leaves its device.
+    def split(x):  # Micro-batch i takes every grad_accumulation-th row: none leaves its device.
       x = x.reshape(-1, grad_accumulation, *x.shape[1:])
-      return jnp.moveaxis(x, 1, 0)  # [parts, B / parts, ...]
+      return jnp.moveaxis(x, 1, 0)  # [A, B / A, ...]
 
     def body(stats, inputs):
-      part, key = inputs
-      return of_part(params, stats, part, key)
+      micro_batch, key = inputs
+      return of_micro_batch(params, stats, micro_batch, key)
 
     keys = jax.random.split(rng, grad_accumulation)
-    stats, sums = jax.lax.scan(body, stats, (jax.tree.map(parts, batch), keys))
+    stats, sums = jax.lax.scan(body, stats, (jax.tree.map(split, batch), keys))
     return stats, jax.tree.map(lambda x: x.mean(0), sums)
 
   return of_batch
@@ -98,8 +98,8 @@ def make_train_step(
     log_every_steps: number of steps after which the state's metric sums start anew.
     max_nonfinite_steps: largest number of steps in a row whose loss or gradient may be not finite.
       Such a step changes neither parameters nor statistics nor optimizer state.
-    grad_accumulation: number of parts that the batch is split into, one after the other; gradients
-      and loss terms are averaged, batch-norm statistics move with every part.
+    grad_accumulation: number A of micro-batches that the batch is split into, one after the other;
+      gradients and loss terms are averaged, batch-norm statistics move with each.
 
   Returns:
     Function of (state, {"image": uint8 [B, H, W, 3], "label": [B, H, W], ...}) that returns

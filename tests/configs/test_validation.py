@@ -144,8 +144,8 @@ from configs import common, shapes_lt
     (
       "train.grad_accumulation",
       6,
-      "config.batch_size=8 does not divide into config.train.grad_accumulation=6 equal slices;"
-      " nearest valid: 2 slices",
+      "config.batch_size=8 does not divide into config.train.grad_accumulation=6 equal"
+      " micro-batches; nearest valid: 2 micro-batches",
     ),
   ],
 )
