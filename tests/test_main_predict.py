@@ -5,23 +5,14 @@ import os
 import shutil
 
 import cv2
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from configs import folder as folder_config
-from ltss_jax import build, checkpoint
-from tests import programs
+from tests import programs, small_models
 
 CLASSES = ("sky", "grass", "roof")
-FIELDS = {
-  "model.aspp_channels": 8,
-  "model.low_level_channels": 8,
-  "model.decoder_channels": 8,
-  "model.aspp_dilations": (1,),
-  "eval.batch_size": 2,
-}
 
 
 @pytest.fixture(name="root", scope="module")
@@ -45,16 +36,10 @@ def _root(tmp_path_factory):
 def _weights(tmp_path_factory):
   """Random weights of a small DeepLabV3+, as the conversion writes them."""
   config = folder_config.get_config()
-  config.update_from_flattened_dict(FIELDS)
-  rng = np.random.default_rng(0)
-  init = build.model_functions(config, len(CLASSES)).init
-  params, stats = jax.tree.map(
-    lambda leaf: rng.uniform(0.1, 0.5, leaf.shape).astype(leaf.dtype),
-    jax.eval_shape(init, jax.random.key(0)),
-  )
-  facts = {"contents": "model", "num_classes": len(CLASSES), "model": config.model.to_dict()}
+  config.model.update(small_models.DEEPLABV3PLUS)
   directory = tmp_path_factory.mktemp("weights") / "street-model"
-  checkpoint.save_weights(directory, params, stats, facts)
+  weights = small_models.random_weights(config, len(CLASSES))
+  small_models.write_weights(directory, config, weights, num_classes=len(CLASSES))
   return directory
 
 
@@ -70,7 +55,7 @@ def _run(root, tmp_path_factory):
   def run(*arguments, timeout=None):
     command = ["main.py", "--config=configs/folder.py"]
     command += [f"--config.data.root={root}", f"--config.data.dir={data_dir}"]
-    command += [f"--config.{field}={value}" for field, value in FIELDS.items()]
+    command += [*small_models.flags(small_models.DEEPLABV3PLUS), "--config.eval.batch_size=2"]
     return programs.run(*command, *arguments, env=env, timeout=timeout)
 
   return run

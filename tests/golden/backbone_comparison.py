@@ -2,12 +2,12 @@
 
 import jax
 import numpy as np
-from backbone_parameters import GRADIENTS, cotangent, parameter
 from flax import nnx
 
 from ltss_jax.models import backbones, functional
 from ltss_jax.weights import official
 from tests import recipes
+from tests.golden.backbone_parameters import GRADIENTS, cotangent, parameter
 
 
 def model(name: str, **changes) -> functional.Functional:

@@ -1,6 +1,6 @@
 """Swin and ViT of `transformers` (torch) with the layout of swin_mini and vit_mini.
 
-Run from the repository: python tests/golden/backbone_judges.py   writes backbones_mini.npz
+Run from the repository: python -m tests.golden.backbone_judges   writes backbones_mini.npz
 (made with transformers 5.23, torch 2.15).
 
 VitDet serves as the trunk of the ViT. It differs in three points that parameters can undo: it dots
@@ -13,8 +13,9 @@ import pathlib
 
 import numpy as np
 import torch
-from backbone_parameters import GRADIENTS, SHAPES, cotangent, image, parameter
 from transformers import SwinBackbone, SwinConfig, VitDetBackbone, VitDetConfig
+
+from tests.golden.backbone_parameters import GRADIENTS, SHAPES, cotangent, image, parameter
 
 OUTPUTS = ("res2", "res3", "res4", "res5")
 State = dict[str, torch.Tensor]

@@ -12,7 +12,8 @@ Arrays are channel-first.
 import zlib
 
 import numpy as np
-from official_parameters import official_parameter
+
+from tests.golden.official_parameters import official_parameter
 
 # [B, 3, H, W]. Swin: multiples neither of patch, window nor merging; ViT: grid 5 x 7, windows of 3.
 SHAPES = {"swin": (2, 3, 61, 75), "vit": (2, 3, 80, 112)}

@@ -1,6 +1,6 @@
 """Writes huggingface_names.json: names and shapes of small Mask2Formers of transformers.
 
-python tests/golden/huggingface_names.py     needs torch and transformers (made with 5.23)
+python -m tests.golden.huggingface_names     needs torch and transformers (made with 5.23)
 
 "swin" and "resnet" are what `save_pretrained` writes, with the names of the files on the hub;
 "swin_in_memory" is the state dict of the running model, which has others.

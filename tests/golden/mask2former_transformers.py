@@ -1,6 +1,6 @@
 """Makes `mask2former_transformers.npz`: what the Mask2Former of `transformers` computes.
 
-python tests/golden/mask2former_transformers.py    (needs torch and transformers)
+python -m tests.golden.mask2former_transformers    (needs torch and transformers)
 
 The models have ResNet-50 and Swin-T backbones, two encoder and three decoder layers; every weight
 is a function of its name and shape (`official_parameters.official_parameter`), so that the file
@@ -12,13 +12,12 @@ holds only names with shapes, and the outputs for one image of 64 x 96 px:
 
 import json
 import pathlib
-import sys
 
 import numpy as np
 
+from tests.golden import official_parameters
+
 FOLDER = pathlib.Path(__file__).parent
-sys.path.insert(0, str(FOLDER))
-import official_parameters  # noqa: E402
 
 NUM_CLASSES, NUM_QUERIES = 20, 30
 STAGES = ["stage1", "stage2", "stage3", "stage4"]

@@ -1,6 +1,6 @@
 """Mask2Former's criterion by the `transformers` package, at the points that ours draws.
 
-Run from the repository: PYTHONPATH=. python tests/golden/mask_criterion.py
+Run from the repository: python -m tests.golden.mask_criterion
 writes mask_criterion.npz (made with torch 2.15, transformers 5.23 and the random bits of jax
 0.10.2).
 """

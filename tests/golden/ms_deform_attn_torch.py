@@ -1,6 +1,6 @@
 """Multi-scale deformable attention by torch's `grid_sample`, with gradients.
 
-Run from the repository: python tests/golden/ms_deform_attn_torch.py   writes ms_deform_attn.npz
+Run from the repository: python -m tests.golden.ms_deform_attn_torch   writes ms_deform_attn.npz
 (made with torch 2.15).
 
 The formulation is the one of Deformable DETR's `ms_deform_attn_core_pytorch`, which the

@@ -1,8 +1,6 @@
 """Images of more than 8 bits a channel: the same pixels wherever they are read."""
 
 import io
-import pathlib
-import sys
 
 import cv2
 import numpy as np
@@ -12,9 +10,7 @@ from PIL import Image
 
 from input_pipeline import decode, deep_images, prediction_files, transforms
 from input_pipeline.raw import record
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
-import image_bytes
+from tests import image_bytes
 
 RNG = np.random.default_rng(0)
 VALUES = RNG.integers(0, 2**16, (24, 32, 4), np.uint16)

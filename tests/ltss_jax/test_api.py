@@ -10,59 +10,27 @@ from etils import epath
 from PIL import Image
 
 import ltss_jax
-from configs import mhp_v2
 from input_pipeline import decode
 from input_pipeline.raw import record
 from ltss_jax import build, checkpoint, mesh as mesh_lib, optimizer
 from ltss_jax.prediction import predict
 from ltss_jax.training import train_step
 from ltss_jax.workdir import run_config
-from tests import image_bytes, programs
-
-NUM_CLASSES = 59  # of MHP-v2, whose class table needs no data
-SMALL = {
-  "aspp_channels": 8,
-  "low_level_channels": 8,
-  "decoder_channels": 8,
-  "aspp_dilations": (1,),
-}
-
-
-def small_config():
-  config = mhp_v2.get_config("model=deeplabv3plus,backbone=resnet_small")
-  config.model.update(SMALL)
-  config.eval.min_size, config.eval.max_size = 32, 64
-  return config
-
-
-def random_weights(config):
-  rng = np.random.default_rng(0)
-  init = build.model_functions(config, NUM_CLASSES).init
-  return jax.tree.map(
-    lambda leaf: rng.uniform(-0.5, 0.5, leaf.shape).astype(leaf.dtype) ** 2 + 0.01,
-    jax.eval_shape(init, jax.random.key(0)),
-  )
+from tests import image_bytes, programs, small_models
+from tests.small_models import NUM_CLASSES
 
 
 @pytest.fixture(name="converted", scope="module")
 def _converted(tmp_path_factory):
   """Weights as the conversion writes them, of a DeepLabV3+ for MHP-v2."""
-  config = small_config()
-  facts = {
-    "contents": "model",
-    "crop_size": 96,
-    "data": "mhp_v2",
-    "num_classes": NUM_CLASSES,
-    "model": config.model.to_dict(),
-  }
   directory = tmp_path_factory.mktemp("weights") / "converted"
-  checkpoint.save_weights(directory, *random_weights(config), facts)
+  small_models.write_weights(directory, small_models.mhp_v2_config(), crop_size=96)
   return directory
 
 
 @pytest.fixture(name="model", scope="module")
 def _model(converted):
-  return ltss_jax.load(converted, config=small_config())
+  return ltss_jax.load(converted, config=small_models.mhp_v2_config())
 
 
 def picture(height, width):
@@ -74,7 +42,9 @@ def test_path_image_and_array_give_what_the_command_writes(model, converted, tmp
   image, source, output = picture(64, 96), tmp_path / "in.png", tmp_path / "out"
   Image.fromarray(image).save(source)
   results = [model(source), model(str(source)), model(Image.fromarray(image)), model(image)]
-  predict.predict(small_config(), "none", source=source, output=output, weights=converted)
+  predict.predict(
+    small_models.mhp_v2_config(), "none", source=source, output=output, weights=converted
+  )
   expected = np.array(Image.open(output / "in.png"))
   for result in results:
     assert result.labels.dtype == np.uint8
@@ -165,7 +135,7 @@ def _run_documented_program(workdir):
 
 
 def test_a_run_knows_its_own_config(model, tmp_path):
-  config = small_config()
+  config = small_models.mhp_v2_config()
   config.data.crop_size = 77
   devices = mesh_lib.data_mesh()
   objective = build.build_objective(config, num_classes=NUM_CLASSES, ignore_label=255, mesh=devices)

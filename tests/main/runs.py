@@ -11,16 +11,13 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
 from ltss_jax import checkpoint
-from tests import programs
+from tests import programs, small_models
 
 _BLOCKED = tempfile.TemporaryDirectory(prefix="blocked-")
 NUM_STEPS = 12
 # Small enough to compile in seconds.
 SMALL = (
-  "--config.model.aspp_channels=8",
-  "--config.model.low_level_channels=8",
-  "--config.model.decoder_channels=8",
-  "--config.model.aspp_dilations=(1,)",
+  *small_models.flags(small_models.DEEPLABV3PLUS),
   "--config.data.crop_size=32",
   "--config.data.num_workers=0",
   "--config.batch_size=4",

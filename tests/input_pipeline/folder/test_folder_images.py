@@ -1,8 +1,5 @@
 """Folders of images of all kinds, in folders of folders: what is stored and decoded of them."""
 
-import pathlib
-import sys
-
 import numpy as np
 import pytest
 from etils import epath
@@ -10,9 +7,7 @@ from PIL import Image
 
 from input_pipeline import pipeline, prediction_files, prepared, transforms, validation_batches
 from input_pipeline.folder import prepare
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
-import image_bytes
+from tests import image_bytes
 
 SIZE = (24, 32)
 RNG = np.random.default_rng(0)

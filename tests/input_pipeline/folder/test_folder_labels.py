@@ -3,7 +3,6 @@
 import os
 import pathlib
 import shutil
-import sys
 
 import numpy as np
 import pytest
@@ -11,9 +10,7 @@ from PIL import Image
 
 from input_pipeline import prepared
 from input_pipeline.folder import prepare
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
-import image_bytes
+from tests import image_bytes
 
 CAMVID = pathlib.Path(
   os.environ.get("LTSS_CAMVID_SMALL", pathlib.Path(__file__).parents[4] / "shared" / "camvid_small")

@@ -1,8 +1,5 @@
 """Label PNGs of every colour type and depth, before and after a lossless optimizer."""
 
-import pathlib
-import sys
-
 import numpy as np
 import pytest
 from etils import epath
@@ -10,9 +7,7 @@ from etils import epath
 from input_pipeline import prepared
 from input_pipeline.raw import label_history, label_png, record
 from input_pipeline.raw.label_history import History
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
-import image_bytes
+from tests import image_bytes
 
 RNG = np.random.default_rng(0)
 GREYS = np.repeat(np.arange(256)[:, None], 3, axis=1)  # of which an index is its own grey

@@ -1,16 +1,11 @@
 """Published data sets whose labels an optimizer has been over."""
 
-import pathlib
-import sys
-
 import numpy as np
 import pytest
 
 from input_pipeline import prepared
 from input_pipeline.prepare import published
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
-import image_bytes
+from tests import image_bytes
 
 FOLDERS = {
   "ade20k": "ADEChallengeData2016/{kind}/{split}",

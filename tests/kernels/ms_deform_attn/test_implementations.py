@@ -1,8 +1,5 @@
 """One test body for all implementations: values and gradients against numpy and torch."""
 
-import pathlib
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,11 +14,8 @@ from kernels.ms_deform_attn import (
   sharded,
 )
 from kernels.ms_deform_attn.arg_specs import ARG_SPECS, ArgSpec, make_arguments
-
-GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
-sys.path.insert(0, str(GOLDEN))
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import ms_deform_attn_judge as judge  # noqa: E402
+from tests.kernels.ms_deform_attn import ms_deform_attn_judge as judge
+from tests.programs import GOLDEN
 
 # Largest error by the largest value of the array. float32: a point's place is rounded at 2^-24 of
 # the map's width, up to 91 pixels, so 5e-6 pixels, and bilinear weights with it; sums have up to

@@ -293,10 +293,13 @@ def test_a_seesaw_head_predicts_and_trains_with_its_loss_alone():
 def test_logit_adjustment_shifts_the_classes_and_not_no_object(fresh_state):
   log_prior = np.array([2.0, -1.0, 0.0, 0.5, -3.0], np.float32)
   image = architectures.normalize(batch(1)["image"])
-  plain, adjusted = (
-    np.asarray(jax.jit(model.predict)(fresh_state.params, fresh_state.stats, image)["class_scores"])
-    for model in (mask2former.architecture(small_config(), prior) for prior in (None, log_prior))
-  )  # [1, Q, C]
+  models = [mask2former.architecture(small_config(), prior) for prior in (None, log_prior)]
+
+  @jax.jit  # both in one program, which computes the logits once
+  def scores(params, stats):
+    return [model.predict(params, stats, image)["class_scores"] for model in models]
+
+  plain, adjusted = map(np.asarray, scores(fresh_state.params, fresh_state.stats))  # [1, Q, C]
   shifted = plain * np.exp(-log_prior)
   no_object = 1 - plain.sum(-1, keepdims=True)
   expected = shifted / (shifted.sum(-1, keepdims=True) + no_object)

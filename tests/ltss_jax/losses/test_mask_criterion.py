@@ -1,9 +1,7 @@
 """Mask2Former's criterion against `transformers`, over devices, and in its limits."""
 
 import dataclasses
-import pathlib
 import re
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -18,10 +16,8 @@ from ltss_jax.losses.mask_criterion import (
   total_loss,
 )
 from tests import recipes
-
-GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
-sys.path.insert(0, str(GOLDEN))
-import mask_criterion as generator  # noqa: E402
+from tests.golden import mask_criterion as generator
+from tests.programs import GOLDEN
 
 CONFIG, NUM_CLASSES = generator.CONFIG, generator.NUM_CLASSES
 INPUTS = ("class_logits", "mask_logits", "labels", "classes")

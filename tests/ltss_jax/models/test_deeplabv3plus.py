@@ -1,8 +1,5 @@
 """DeepLabV3+ against the published PyTorch model, and on sizes that divide by nothing."""
 
-import pathlib
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,10 +10,8 @@ from ltss_jax import architectures
 from ltss_jax.models import deeplabv3plus, functional
 from ltss_jax.weights import official
 from tests import recipes
-
-GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
-sys.path.insert(0, str(GOLDEN))
-import official_parameters  # noqa: E402
+from tests.golden import official_parameters
+from tests.programs import GOLDEN
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,5 @@
 """Mask2Former against the published PyTorch model, stage by stage, and its rules by hand."""
 
-import pathlib
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,10 +16,8 @@ from ltss_jax.models import (
 )
 from ltss_jax.weights import official
 from tests import recipes
-
-GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
-sys.path.insert(0, str(GOLDEN))
-import official_parameters  # noqa: E402
+from tests.golden import official_parameters
+from tests.programs import GOLDEN
 
 RESNET50 = recipes.mask2former_of(171, recipes.backbone("resnet50"))
 

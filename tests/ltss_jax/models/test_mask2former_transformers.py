@@ -1,8 +1,6 @@
 """Mask2Former against that of the `transformers` package, golden and, where installed, live."""
 
 import json
-import pathlib
-import sys
 
 import jax
 import numpy as np
@@ -11,10 +9,8 @@ import pytest
 from ltss_jax.models import mask2former
 from ltss_jax.weights import huggingface, official
 from tests import recipes
-
-GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
-sys.path.insert(0, str(GOLDEN))
-import mask2former_transformers as judge  # noqa: E402
+from tests.golden import mask2former_transformers as judge
+from tests.programs import GOLDEN
 
 # Float32 round-off through up to 80 layers, of logits up to 40; seen: 7e-5.
 CLOSE = dict(atol=5e-4, rtol=1e-5)

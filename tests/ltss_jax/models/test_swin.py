@@ -1,21 +1,14 @@
 """Swin against the `transformers` package, golden and live, and its parts by hand."""
 
-import pathlib
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ltss_jax.models import swin
-
-GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
-sys.path.insert(0, str(GOLDEN))
-import backbone_comparison  # noqa: E402
-import backbone_parameters  # noqa: E402
-import official_parameters  # noqa: E402
-from backbone_comparison import assert_judged, judged, model, official_shapes  # noqa: E402
+from tests.golden import backbone_comparison, backbone_parameters, official_parameters
+from tests.golden.backbone_comparison import assert_judged, judged, model, official_shapes
+from tests.programs import GOLDEN
 
 
 def test_features_and_gradients_equal_the_golden_ones_at_an_odd_size():
@@ -29,7 +22,7 @@ def test_features_and_gradients_equal_the_golden_ones_at_an_odd_size():
 def test_features_and_gradients_equal_those_of_transformers(shape):
   pytest.importorskip("torch")
   pytest.importorskip("transformers")
-  import backbone_judges
+  from tests.golden import backbone_judges
 
   pixels = backbone_parameters.image("swin", shape)
   judge, names = backbone_judges.judge("swin", pixels)

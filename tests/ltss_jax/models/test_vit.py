@@ -1,8 +1,5 @@
 """ViT against VitDet of `transformers`, golden and live, and its parts against torch."""
 
-import pathlib
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,13 +7,9 @@ import pytest
 from flax import nnx
 
 from ltss_jax.models import vit
-
-GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
-sys.path.insert(0, str(GOLDEN))
-import backbone_comparison  # noqa: E402
-import backbone_parameters  # noqa: E402
-import official_parameters  # noqa: E402
-from backbone_comparison import assert_judged, judged, model, official_shapes  # noqa: E402
+from tests.golden import backbone_comparison, backbone_parameters, official_parameters
+from tests.golden.backbone_comparison import assert_judged, judged, model, official_shapes
+from tests.programs import GOLDEN
 
 
 def test_features_and_gradients_equal_the_golden_ones_at_a_size_that_pads_windows():
@@ -30,7 +23,7 @@ def test_features_and_gradients_equal_the_golden_ones_at_a_size_that_pads_window
 def test_features_and_gradients_equal_those_of_transformers(shape):
   pytest.importorskip("torch")
   pytest.importorskip("transformers")
-  import backbone_judges
+  from tests.golden import backbone_judges
 
   pixels = backbone_parameters.image("vit", shape)
   judge, names = backbone_judges.judge("vit", pixels)

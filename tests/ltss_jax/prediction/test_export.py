@@ -12,61 +12,22 @@ from etils import epath
 from PIL import Image
 
 import ltss_jax
-from configs import folder, mhp_v2
+from configs import folder
 from input_pipeline import checked_files
-from ltss_jax import build, checkpoint
+from ltss_jax import checkpoint
 from ltss_jax.inference.predictor import Predictor
 from ltss_jax.prediction import export, predict
 from ltss_jax.workdir import run_config
-from tests import programs
-
-NUM_CLASSES = 59  # of MHP-v2, whose class table needs no data
-SMALL = {
-  "aspp_channels": 8,
-  "low_level_channels": 8,
-  "decoder_channels": 8,
-  "aspp_dilations": (1,),
-  "channels": 32,
-  "num_queries": 5,
-  "encoder_layers": 1,
-  "decoder_layers": 1,
-  "num_heads": 2,
-  "encoder_width": 16,
-  "decoder_width": 16,
-}
-
-
-def small_config(model):
-  config = mhp_v2.get_config(f"model={model},backbone=resnet_small")
-  config.model.update(SMALL)
-  config.export.height, config.export.width = 32, 48
-  return config
-
-
-def write_weights(config, directory):
-  """Random weights that tell pixels apart, as the conversion writes them."""
-  rng = np.random.default_rng(0)
-
-  def draw(path, leaf):
-    name = jax.tree_util.keystr(path, simple=True, separator="/").split("/")[-1]
-    if name in ("scale", "var", "bias", "mean"):
-      return np.full(leaf.shape, float(name in ("scale", "var")), leaf.dtype)
-    fan_in = max(1, leaf.size // leaf.shape[-1])
-    return (rng.standard_normal(leaf.shape) / np.sqrt(fan_in)).astype(leaf.dtype)
-
-  init = build.model_functions(config, NUM_CLASSES).init
-  abstract = jax.eval_shape(init, jax.random.key(0))
-  params, stats = jax.tree_util.tree_map_with_path(draw, abstract)
-  facts = {"contents": "model", "num_classes": NUM_CLASSES, "model": config.model.to_dict()}
-  checkpoint.save_weights(directory, params, stats, facts)
-  return directory
+from tests import programs, small_models
+from tests.small_models import NUM_CLASSES
 
 
 @pytest.fixture(name="exported", scope="module", params=["deeplabv3plus", "mask2former"])
 def _exported(request, tmp_path_factory):
   """(config, directory of weights, directory of the export, its metadata)."""
-  config, folder = small_config(request.param), tmp_path_factory.mktemp("export")
-  weights = write_weights(config, folder / "converted")
+  config, folder = small_models.mhp_v2_config(request.param), tmp_path_factory.mktemp("export")
+  weights = folder / "converted"
+  small_models.write_weights(weights, config)
   config.export.scores = request.param == "mask2former"
   metadata = export.export(config, "none", output=folder / "out", weights=weights)
   return config, weights, folder / "out", metadata
@@ -97,7 +58,7 @@ def test_the_loaders_give_the_models_labels(exported, tmp_path):
   loader, use = documented_programs()
   assert loader.count("\n") <= 32
   (tmp_path / "load_exported.py").write_text(loader)
-  env = programs.environment(PYTHONPATH="")
+  env = programs.environment(devices=4, PYTHONPATH="")  # as the expected labels
   process = programs.run("-c", use + CHECK, cwd=tmp_path, env=env, check=True)
   with np.load(tmp_path / "results.npz") as results:
     labels = results["labels"]
@@ -206,8 +167,9 @@ def test_a_folder_without_a_complete_export_is_refused(exported, tmp_path):
 
 
 def test_an_export_for_another_platform_is_not_checked_here(tmp_path):
-  config = small_config("mask2former")
-  weights = write_weights(config, tmp_path / "converted")
+  config = small_models.mhp_v2_config("mask2former")
+  weights = tmp_path / "converted"
+  small_models.write_weights(weights, config)
   config.export.platforms, config.export.batch_size = ("tpu",), 2
   metadata = export.export(config, "none", output=tmp_path / "out", weights=weights)
   assert metadata["check"] == {"platform": "cpu", "equal_labels": None}
@@ -218,7 +180,7 @@ def test_an_export_for_another_platform_is_not_checked_here(tmp_path):
 
 
 def test_kernels_that_cannot_be_stored_give_way_to_plain_operations():
-  config = small_config("mask2former")
+  config = small_models.mhp_v2_config("mask2former")
   config.export.platforms = ("cuda",)
   assert export.portable(config).model.deformable_attention == "xla"
   assert config.model.deformable_attention == "auto"  # the caller's config stays as it is
@@ -237,7 +199,7 @@ def test_a_program_that_gives_other_labels_is_noticed(exported, tmp_path):
 
 
 def test_the_input_size_follows_from_the_config():
-  config = small_config("deeplabv3plus")
+  config = small_models.mhp_v2_config()
   assert export.input_size(config) == (32, 48)
   config.export.width, config.eval.min_size = 0, 512
   assert export.input_size(config) == (32, 512)
@@ -289,5 +251,5 @@ def test_a_folder_run_needs_no_size_for_its_export(tmp_path, caplog):
 def test_an_output_that_is_a_file_is_refused(tmp_path):
   (tmp_path / "file").write_text("mine")
   with pytest.raises(ValueError, match=r"--output=.*file is a file; give a folder"):
-    export.export(small_config("deeplabv3plus"), "none", output=tmp_path / "file", weights="none")
+    export.export(small_models.mhp_v2_config(), "none", output=tmp_path / "file", weights="none")
   assert (tmp_path / "file").read_text() == "mine"

@@ -10,7 +10,6 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from configs import mhp_v2
 from input_pipeline import datasets
 from ltss_jax import architectures, build, checkpoint, dataset, mesh, optimizer
 from ltss_jax.inference import restore
@@ -18,66 +17,15 @@ from ltss_jax.models import deeplabv3plus
 from ltss_jax.prediction import predict
 from ltss_jax.training import train_step
 from ltss_jax.workdir import run_config
-
-NUM_CLASSES = 59  # of MHP-v2, whose class table needs no data
-SMALL = {
-  "aspp_channels": 8,
-  "low_level_channels": 8,
-  "decoder_channels": 8,
-  "aspp_dilations": (1,),
-  "channels": 32,
-  "num_queries": 5,
-  "encoder_layers": 1,
-  "decoder_layers": 1,
-  "num_heads": 2,
-  "encoder_width": 16,
-  "decoder_width": 16,
-}
-
-
-def small_config(model):
-  config = mhp_v2.get_config(f"model={model},backbone=resnet_small")
-  config.model.update(SMALL)
-  config.eval.min_size, config.eval.max_size = 32, 64
-  config.eval.batch_size = 4
-  return config
-
-
-def random_weights(config):
-  """(params, stats) that tell pixels apart, drawn without compiling the initialisation."""
-  rng = np.random.default_rng(0)
-
-  def draw(path, leaf):
-    name = jax.tree_util.keystr(path, simple=True, separator="/").split("/")[-1]
-    if name in ("scale", "var"):
-      return np.ones(leaf.shape, leaf.dtype)
-    if name in ("bias", "mean"):
-      return np.zeros(leaf.shape, leaf.dtype)
-    fan_in = max(1, leaf.size // leaf.shape[-1])
-    return (rng.standard_normal(leaf.shape) / np.sqrt(fan_in)).astype(leaf.dtype)
-
-  init = build.model_functions(config, NUM_CLASSES).init
-  return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(init, jax.random.key(0)))
-
-
-def write_weights(config, directory, weights=None, **info):
-  """Writes weights as the conversion does."""
-  params, stats = weights or random_weights(config)
-  facts = {
-    "contents": "model",
-    "data": config.data.name,
-    "num_classes": NUM_CLASSES,
-    "model": config.model.to_dict(),
-  }
-  checkpoint.save_weights(directory, params, stats, facts | info)
-  return params, stats
+from tests import small_models
+from tests.small_models import NUM_CLASSES
 
 
 @pytest.fixture(name="weights", scope="module")
 def _weights(tmp_path_factory):
   """(directory, params, stats) of a small DeepLabV3+."""
   directory = tmp_path_factory.mktemp("weights") / "converted"
-  return directory, *write_weights(small_config("deeplabv3plus"), directory)
+  return directory, *small_models.write_weights(directory, small_models.mhp_v2_config())
 
 
 def picture(height, width, seed):
@@ -121,7 +69,7 @@ def read(path):
 
 def test_every_image_gets_its_label_map_and_overlay(weights, images, tmp_path):
   directory, params, stats = weights
-  config = small_config("deeplabv3plus")
+  config = small_models.mhp_v2_config()
   output = tmp_path / "new" / "out"
   predict.predict(config, "none", source=images, output=output, weights=directory)
   stems = ["alpha", "deep", "grey", "larger.v2", "same size", "turned"]
@@ -155,7 +103,7 @@ def test_one_broken_file_is_reported_and_the_others_are_written(weights, images,
   (folder / "text.png").write_text("no image")
   (output / "whole.png").write_text("of an earlier prediction")
   (output / "mine.txt").write_text("untouched")
-  config = small_config("deeplabv3plus")
+  config = small_models.mhp_v2_config()
   with pytest.raises(ValueError, match=r"2 of 3 images were skipped \(.*the other 1 are in"):
     predict.predict(config, "none", source=folder, output=output, weights=weights[0])
   names = sorted(path.name for path in output.iterdir())
@@ -165,7 +113,7 @@ def test_one_broken_file_is_reported_and_the_others_are_written(weights, images,
 
 
 def test_on_request_there_are_a_summary_and_masks_of_a_pattern_of_images(weights, images, tmp_path):
-  config, output = small_config("deeplabv3plus"), tmp_path / "out"
+  config, output = small_models.mhp_v2_config(), tmp_path / "out"
   config.predict.save_summary = config.predict.save_json = True
   (tmp_path / "empty.png").touch()
   Image.new("RGB", (1, 1), "red").save(tmp_path / "one.png")
@@ -186,7 +134,7 @@ def test_on_request_there_are_a_summary_and_masks_of_a_pattern_of_images(weights
 
 
 def test_a_file_name_that_is_no_utf8_is_one_like_others(weights, tmp_path):
-  config, folder, output = small_config("deeplabv3plus"), tmp_path / "in", tmp_path / "out"
+  config, folder, output = small_models.mhp_v2_config(), tmp_path / "in", tmp_path / "out"
   config.predict.save_summary = config.predict.save_json = True
   folder.mkdir()
   name = os.fsdecode(b"caf\xe9.png")
@@ -199,7 +147,7 @@ def test_a_file_name_that_is_no_utf8_is_one_like_others(weights, tmp_path):
 
 
 def test_a_prediction_that_fails_in_the_middle_keeps_what_was_done(weights, tmp_path):
-  config, folder, output = small_config("deeplabv3plus"), tmp_path / "in", tmp_path / "out"
+  config, folder, output = small_models.mhp_v2_config(), tmp_path / "in", tmp_path / "out"
   config.predict.save_summary = True
   folder.mkdir()
   for name in ("a.png", "b.png"):
@@ -216,7 +164,7 @@ def test_images_are_seen_as_the_evaluation_is_told_to(weights, images, tmp_path)
   """Averaged over the mirrored image, a symmetric image has symmetric labels."""
   half = picture(64, 48, 5)
   Image.fromarray(np.concatenate([half, half[:, ::-1]], axis=1)).save(tmp_path / "both.png")
-  config, directory = small_config("deeplabv3plus"), weights[0]
+  config, directory = small_models.mhp_v2_config(), weights[0]
   config.eval.flip = True
   labels = {}
   for flip in (False, True):
@@ -232,9 +180,9 @@ def test_images_are_seen_as_the_evaluation_is_told_to(weights, images, tmp_path)
 
 
 def test_scores_of_mask2former_are_probabilities_at_the_original_size(images, tmp_path):
-  config = small_config("mask2former")
+  config = small_models.mhp_v2_config("mask2former")
   config.predict.save_scores = True
-  write_weights(config, tmp_path / "converted")
+  small_models.write_weights(tmp_path / "converted", config)
   source, output = images / "larger.v2.JPG", tmp_path / "out"
   predict.predict(config, "none", source=source, output=output, weights=tmp_path / "converted")
   names = sorted(path.name for path in output.iterdir())
@@ -248,7 +196,7 @@ def test_scores_of_mask2former_are_probabilities_at_the_original_size(images, tm
 
 def test_a_run_predicts_as_its_weights_do(weights, images, tmp_path):
   directory, params, stats = weights
-  config = small_config("deeplabv3plus")
+  config = small_models.mhp_v2_config()
   devices = mesh.data_mesh()
   objective = build.build_objective(config, num_classes=NUM_CLASSES, ignore_label=255, mesh=devices)
   transform = optimizer.make_optimizer(build.optimizer_config(config), objective.decays)
@@ -283,7 +231,7 @@ def test_a_run_predicts_as_its_weights_do(weights, images, tmp_path):
 
 def test_weights_of_another_model_are_refused(weights, images, tmp_path):
   def refused(message, directory=weights[0], model="deeplabv3plus", **fields):
-    config = small_config(model)
+    config = small_models.mhp_v2_config(model)
     config.model.update(fields)
     with pytest.raises(ValueError, match=message):
       output = tmp_path / "out"
@@ -292,17 +240,17 @@ def test_weights_of_another_model_are_refused(weights, images, tmp_path):
 
   refused(r"config\.model\.decoder_channels: 8 there, 16 now", decoder_channels=16)
   refused(r"config\.model\.name: 'deeplabv3plus' there, 'mask2former' now", model="mask2former")
-  config = small_config("deeplabv3plus")
+  config = small_models.mhp_v2_config()
   _, params, stats = weights
-  write_weights(config, tmp_path / "few", (params, stats), num_classes=5)
+  small_models.write_weights(tmp_path / "few", config, (params, stats), num_classes=5)
   refused(r"classes: 5 there, 59 of config\.data\.name='mhp_v2' now", tmp_path / "few")
-  write_weights(config, tmp_path / "backbone", (params, stats), contents="backbone")
+  small_models.write_weights(tmp_path / "backbone", config, (params, stats), contents="backbone")
   refused(r"backbone alone.*config\.init\.checkpoint", tmp_path / "backbone")
   params = {key: value for key, value in params.items() if key != "classifier"}
   params["fuse"] = params["fuse"] | {2: {"conv": {"kernel": np.zeros((1, 1, 8, 8))}}}
   low_level = {"norm": {"mean": np.zeros(9), "var": np.zeros(8)}}
   stats = stats | {"low_level": low_level}
-  write_weights(config, tmp_path / "other", (params, stats))
+  small_models.write_weights(tmp_path / "other", config, (params, stats))
   refused(
     r"(?s)! low_level/norm/mean: the weights have \(9,\), the model \(8,\)"
     r".*\+ fuse/2/conv/kernel.*- classifier/kernel: missing",
@@ -311,7 +259,7 @@ def test_weights_of_another_model_are_refused(weights, images, tmp_path):
 
 
 def test_what_training_alone_needs_may_differ(weights):
-  config = small_config("deeplabv3plus")
+  config = small_models.mhp_v2_config()
   config.model.dtype, config.model.aspp_dropout, config.model.max_targets = "bfloat16", 0.5, 3
   architecture = build.build_architecture(config, num_classes=NUM_CLASSES)
   params, _ = restore.of_directory(config, weights[0], architecture)
@@ -319,7 +267,7 @@ def test_what_training_alone_needs_may_differ(weights):
 
 
 def test_nothing_is_written_where_something_is_missing(weights, images, tmp_path):
-  config, output = small_config("deeplabv3plus"), tmp_path / "out"
+  config, output = small_models.mhp_v2_config(), tmp_path / "out"
   with pytest.raises(checkpoint.CheckpointError, match=r"no trained model.*--checkpoint=DIR"):
     predict.predict(config, tmp_path, source=images, output=output)
   with pytest.raises(checkpoint.CheckpointError, match=r"nowhere does not exist"):

@@ -10,15 +10,12 @@ import pytest
 from PIL import Image
 
 from ltss_jax.workdir import atomic_file
-from tests import programs
+from tests import programs, small_models
 
 NUM_STEPS = 6
 # Small enough to compile in seconds.
 SMALL = (
-  "--config.model.aspp_channels=8",
-  "--config.model.low_level_channels=8",
-  "--config.model.decoder_channels=8",
-  "--config.model.aspp_dilations=(1,)",
+  *small_models.flags(small_models.DEEPLABV3PLUS),
   "--config.data.crop_size=32",
   "--config.data.num_workers=0",
   "--noconfig.data.flip",

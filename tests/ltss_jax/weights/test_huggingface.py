@@ -1,8 +1,6 @@
 """Hugging Face's Mask2Former: names and packed projections."""
 
 import json
-import pathlib
-import sys
 import zlib
 
 import numpy as np
@@ -13,8 +11,8 @@ from ltss_jax.models import mask2former
 from ltss_jax.weights import huggingface, names, official, trees
 from ltss_jax.weights.report import Report
 from tests import recipes
+from tests.programs import GOLDEN
 
-GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
 NAMES = json.loads((GOLDEN / "huggingface_names.json").read_text())
 BACKBONES = {"swin": "swin_mini", "swin_in_memory": "swin_mini", "resnet": "resnet_small"}
 
@@ -139,10 +137,8 @@ def test_a_missing_part_of_a_packed_projection_is_named():
 def test_the_names_are_those_of_transformers(backbone, tmp_path):
   pytest.importorskip("torch")
   pytest.importorskip("transformers")
-  sys.path.insert(0, str(GOLDEN))
-  import huggingface_names
-
   from ltss_jax.weights import readers
+  from tests.golden import huggingface_names
 
   model = huggingface_names.build(backbone)
   model.save_pretrained(tmp_path)

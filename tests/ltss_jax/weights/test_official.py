@@ -1,9 +1,7 @@
 """Official names and layouts, both ways, on the published models' complete lists of names."""
 
 import functools
-import pathlib
 import re
-import sys
 import zlib
 
 import jax
@@ -16,10 +14,7 @@ from ltss_jax.models import deeplabv3plus, mask2former
 from ltss_jax.weights import names, official, readers, trees
 from ltss_jax.weights.report import Report
 from tests import recipes
-
-GOLDEN = pathlib.Path(__file__).parents[2] / "golden"
-sys.path.insert(0, str(GOLDEN))
-import official_parameters  # noqa: E402
+from tests.golden import official_parameters
 
 
 @functools.cache
