@@ -17,16 +17,12 @@ RNG = np.random.default_rng(0)
 def _predictor():
   """A model whose three classes are the colours."""
   architecture = architectures.Architecture(
-    3,
-    None,
-    None,
-    (),
+    num_classes=3,
+    init=None,
     predict=lambda params, stats, image: image,
     score_blocks=lambda image, size: (
       lambda start, count: jax.lax.dynamic_slice_in_dim(image, start, count, axis=-1)
     ),
-    decays=None,
-    max_targets=0,
   )
   return Predictor(architecture, mesh_lib.data_mesh(jax.devices()[:1]))
 
