@@ -58,7 +58,7 @@ study-deeplabv3plus: $(INSTALLED)
 	  --methods=$(DEEPLABV3PLUS_METHODS)
 
 test: $(INSTALLED)
-	$(RUN) -m pytest -n $(TEST_WORKERS) -m "not slow" $(TESTS)
+	$(RUN) -m pytest -n $(TEST_WORKERS) --dist worksteal -m "not slow" $(TESTS)
 
 # One at a time: slow tests time things and use every core themselves.
 test-slow: $(INSTALLED)
@@ -71,7 +71,7 @@ test-newest:
 	  --upgrade-strategy eager -r requirements-dev.txt
 	$(NEWEST)/bin/python --version
 	$(NEWEST)/bin/python -m pip list --format=freeze | grep -E "^(jax|flax|optax|orbax|grain|numpy|scipy)"
-	$(NEWEST)/bin/python -m pytest -n $(TEST_WORKERS) -m "not slow" $(TESTS)
+	$(NEWEST)/bin/python -m pytest -n $(TEST_WORKERS) --dist worksteal -m "not slow" $(TESTS)
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check
