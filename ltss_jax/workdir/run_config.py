@@ -114,7 +114,7 @@ def check(
   saved = flatten(saved)
   now = flatten(json.loads(json.dumps(config.to_dict())))
 
-  model, with_crop = config.model.name, models.needs_crop(config)
+  model, with_crop = config.model.name, bool(models.crop_setting(config))
 
   def compared(field: str) -> bool:
     if evaluating:

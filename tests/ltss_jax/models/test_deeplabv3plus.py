@@ -113,7 +113,7 @@ def test_odd_sizes_are_upsampled_by_four_and_cut():
 
 def test_windowed_pooling_applies_to_multiples_of_the_window_only():
   x = jax.random.normal(jax.random.key(0), (1, 8, 16, 256))
-  config = recipes.deeplabv3plus_of(num_classes=5, pooling_window=8)
+  config = recipes.deeplabv3plus_of(num_classes=5, image_pooling="window", crop_size=128)
   aspp = deeplabv3plus.Aspp(256, config, nnx.Rngs(0))
   pooled = aspp.pool(x)
   assert pooled.shape == (1, 1, 9, 256)
