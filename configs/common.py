@@ -121,9 +121,9 @@ FIELDS = {
     # deeplabv3plus. Parameters, statistics, pixel decoder, costs and losses stay in float32.
     "dtype": Field("bfloat16", ("float32", "bfloat16")),
     "remat": False,  # compute activations again in the backward pass: less memory, more time
-    # mask2former only, from here on.
-    # Probability that the last block is skipped; -1: Swin 0.3, ViT 0.1.
+    # Probability that the backbone's last block is skipped; -1: Swin 0.3, ViT 0.1. ResNets: never.
     "drop_path": Field(-1.0, Range(0, 1, high_open=True, special=-1)),
+    # mask2former only, from here on.
     "channels": Field(256, COUNT),  # width of both decoders
     "num_queries": Field(100, COUNT),  # mask and class predictions an image
     "encoder_layers": Field(6, COUNT),  # of the pixel decoder
@@ -261,7 +261,7 @@ FIELDS = {
     # Input sides are padded to multiples of this, for fewer compilations. 1: never padded, as
     # padding changes results; how much is reported.
     "shape_multiple": Field(1, COUNT),
-    "save_json": False,  # write run-length masks of all predictions beside the record
+    "save_json": False,  # write run-length masks of all predictions beside the result
     # Of the computation in evaluation and prediction, which the release runs in float32.
     "dtype": Field("float32", ("float32", "bfloat16")),
     # Multiple of the log prior that is taken from the class logits, for rare classes; 0: off.

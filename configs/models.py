@@ -6,7 +6,6 @@ from typing import Any
 
 import ml_collections
 
-_RESNETS = ("resnet50", "resnet101", "resnet_small")
 # The decoders' group norms have 32 groups.
 _CHANNEL_GROUPS = 32
 # Class loss -> class head that it needs, where that is not the softmax.
@@ -25,7 +24,7 @@ class Model:
     recipe: overwrites what is not the default, for the variant model=NAME.
     fields: names of the fields of `config.model` that no other model has.
     methods: fields whose methods no other model has -> value that is off.
-    backbones: the only ones that it takes; (): all.
+    backbones: beginning of the names of those that it takes; "": all.
     check: raises a ValueError where its fields do not fit each other.
     crop_setting: setting because of which its weights fit one `config.data.crop_size` alone, for
       messages; "" where they fit all.
@@ -34,7 +33,7 @@ class Model:
   recipe: Callable[[ml_collections.ConfigDict], None]
   fields: tuple[str, ...]
   methods: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  backbones: tuple[str, ...] = ()
+  backbones: str = ""
   check: Callable[[ml_collections.ConfigDict], None] = _any_values
   crop_setting: Callable[[ml_collections.ConfigDict], str] = lambda config: ""
 
@@ -92,7 +91,6 @@ MODELS = {
   "mask2former": Model(
     recipe=_mask2former,
     fields=(
-      "drop_path",
       "channels",
       "num_queries",
       "encoder_layers",
@@ -123,7 +121,7 @@ MODELS = {
       "decoder_channels",
       "image_pooling",
     ),
-    backbones=_RESNETS,
+    backbones="resnet",
     crop_setting=_pooling_windows,
   ),
 }
@@ -146,11 +144,11 @@ def check(config: ml_collections.ConfigDict) -> None:
     ValueError: names the first field that does not fit, its value and what to do.
   """
   chosen, model = MODELS[config.model.name], config.model
-  if chosen.backbones and model.backbone not in chosen.backbones:
+  if not model.backbone.startswith(chosen.backbones):
+    others = " or ".join(f"model={name}" for name, other in MODELS.items() if not other.backbones)
     raise ValueError(
       f"config.model.backbone={model.backbone!r} does not fit config.model.name={model.name!r},"
-      f" which needs a ResNet: {', '.join(chosen.backbones)}; model=mask2former takes every"
-      " backbone"
+      f" which needs one whose name begins with {chosen.backbones!r}; {others} takes every backbone"
     )
   for name, other in MODELS.items():
     for field, off in other.methods.items():

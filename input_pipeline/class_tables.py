@@ -58,7 +58,7 @@ class ClassTable:
     images_with_class = np.array(self._column("train_images_with_class", int), np.int64)
     pixel_share_sum = np.array(self._column("train_pixel_share_sum", float), np.float64)
     for array in (images_with_class, pixel_share_sum):
-      array.flags.writeable = False  # the record is cached and shared
+      array.flags.writeable = False  # the statistics are cached and shared
     return class_stats.ClassStats(
       self.num_train_images,
       images_with_class,

@@ -22,7 +22,7 @@ from input_pipeline import datasets
 from ltss_jax import architectures, build, checkpoint, console, dataset
 from ltss_jax.inference import restore
 from ltss_jax.weights import describe, huggingface, imagenet, names, official, readers, trees
-from ltss_jax.weights.report import Report
+from ltss_jax.weights.conversion_report import Report
 from ltss_jax.workdir import paths
 
 

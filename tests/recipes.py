@@ -8,14 +8,11 @@ import dataclasses
 from configs import common
 from input_pipeline import copy_paste as copy_paste_lib, pipeline as pipeline_lib, transforms
 from ltss_jax import build
-from ltss_jax.architectures import (
-  deeplabv3plus as architectures_deeplabv3plus,
-  mask2former as architectures_mask2former,
-)
+from ltss_jax.architectures import mask2former as architectures_mask2former, per_pixel
 from ltss_jax.build import model as build_model
 from ltss_jax.build.fields import fields_of
 from ltss_jax.losses import class_losses, mask_criterion
-from ltss_jax.losses.class_loss import ClassLoss
+from ltss_jax.losses.class_loss_type import ClassLoss
 from ltss_jax.models import backbones, deeplabv3plus, mask2former
 from ltss_jax.optimizer import OptimizerConfig
 
@@ -61,9 +58,9 @@ def mask2former_loss(**fields) -> architectures_mask2former.Mask2FormerLossConfi
   return cls(**fields_of(cls, values))
 
 
-def pixel_loss(**fields) -> architectures_deeplabv3plus.PixelLossConfig:
+def pixel_loss(**fields) -> per_pixel.PixelLossConfig:
   values = {"class_loss": CROSS_ENTROPY, "hard_pixel_fraction": 0.2, "ignore_label": 255}
-  return architectures_deeplabv3plus.PixelLossConfig(**values | fields)
+  return per_pixel.PixelLossConfig(**values | fields)
 
 
 def class_loss(name: str, counts=None, **fields) -> ClassLoss:

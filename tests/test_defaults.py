@@ -9,12 +9,11 @@ import pytest
 from configs import common
 from configs.fields import field_names
 from input_pipeline import color_jitter, copy_paste, datasets, pipeline, transforms
-from ltss_jax import optimizer
+from ltss_jax import architectures, optimizer
 from ltss_jax.inference import test_time_augmentation
 from ltss_jax.losses import class_losses, criterion_types, matching
 from ltss_jax.models import (
   backbones,
-  deeplabv3plus,
   mask2former,
   pixel_decoder,
   transformer_decoder,
@@ -30,8 +29,8 @@ FILLED = (
   color_jitter.ColorJitter,
   copy_paste.CopyPaste,
   criterion_types.CriterionConfig,
-  deeplabv3plus.DeepLabV3PlusConfig,
-  mask2former.Mask2FormerConfig,
+  *(spec.model_config for spec in architectures.SPECS.values()),
+  *(spec.loss_config for spec in architectures.SPECS.values()),
   optimizer.OptimizerConfig,
   pipeline.TrainPipelineConfig,
   pixel_decoder.PixelDecoderConfig,

@@ -77,9 +77,10 @@ class ArchitectureSpec:
       -> `Objective`.
     prior: statistic of the training data whose shares are the priors of the classes.
     official_names: (pattern, replacement) of paths and their official names, both with slashes; the
-      first that matches counts.
+      first that matches counts. Those of the class layer, by which a checkpoint is recognised, are
+      of no other architecture; they begin with "sem_seg_head/".
     class_layers: paths of the layers with an output for each class; the first one is inference's.
-    class_counts: path in stats of the samples of every class so far.
+    class_counts: path in stats of the samples of every class so far; "" where no loss keeps any.
   """
 
   functions: Callable[[Any], Functional]
@@ -90,7 +91,7 @@ class ArchitectureSpec:
   prior: Literal["images", "pixels"]
   official_names: tuple[tuple[str, str], ...]
   class_layers: tuple[str, ...]
-  class_counts: str
+  class_counts: str = ""
 
 
 def normalize(image: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""From the config to what runs: the only place where config fields meet models and pipelines."""
+"""From the config to what runs: where its fields become models, losses and training pipelines."""
 
 from ltss_jax.build.losses import class_loss
 from ltss_jax.build.model import build_architecture, build_objective, model_functions

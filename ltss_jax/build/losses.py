@@ -10,7 +10,7 @@ from input_pipeline import class_stats, repeat_factor
 from ltss_jax import architectures
 from ltss_jax.build.fields import fields_of
 from ltss_jax.losses import class_losses
-from ltss_jax.losses.class_loss import ClassLoss
+from ltss_jax.losses.class_loss_type import ClassLoss
 
 
 def _required(stats: class_stats.ClassStats | None, field: str, value: object):

@@ -77,7 +77,7 @@ class Evaluator:
         written.
 
     Returns:
-      The result of eval/<name>.json.
+      The result, as in eval/<name>.json.
     """
     dataset, options = self._dataset, self._config.eval
     weights = [mesh_lib.local_replica(tree, self._mesh) for tree in (params, stats)]
@@ -161,7 +161,7 @@ class Evaluator:
           writer.write(entry)
       writer.close()
 
-  def results(self, name: int | str) -> dict[str, Any]:
+  def saved_result(self, name: int | str) -> dict[str, Any]:
     """The result that was written for a step, or for weights of a name.
 
     Raises:

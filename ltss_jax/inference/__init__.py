@@ -1,1 +1,1 @@
-"""From weights and images to score maps and labels; knows no config files and no commands."""
+"""From weights and images to score maps and labels; all but `restore.py` know no config."""

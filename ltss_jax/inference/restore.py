@@ -10,7 +10,7 @@ from etils import epath
 
 from input_pipeline import prepared
 from ltss_jax import architectures, checkpoint, mesh as mesh_lib
-from ltss_jax.weights import finite, names, report, trees
+from ltss_jax.weights import conversion_report, finite, names, trees
 from ltss_jax.workdir import paths, run_config, run_data
 
 _RUN_ADVICE = "take an earlier step with --config.eval.step=N"
@@ -134,7 +134,7 @@ def _fitted(
   if problems:
     raise ValueError(
       f"the weights of {source} do not fit config.model.name={config.model.name!r}:\n"
-      + report.problems_text(problems)
+      + conversion_report.problems_text(problems)
     )
   require_finite(params, stats, source, advice)
   params, stats = _completed(abstract[0], params), _completed(abstract[1], stats)

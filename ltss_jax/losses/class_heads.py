@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from ltss_jax.losses.class_loss import ClassLoss
+from ltss_jax.losses.class_loss_type import ClassLoss
 
 
 class SoftmaxHead:

@@ -1,7 +1,7 @@
 """Losses of class logits for long-tailed data, for pixels and for queries alike.
 
-Every loss here is a cross-entropy of the logits or of shifted ones, times a factor that is not
-negative; so its value is not negative either, which hard pixel mining relies on.
+No value of a loss is negative, which hard pixel mining relies on: each here is a cross-entropy of
+the logits or of shifted ones, times a factor that is not negative.
 
 A new one is a class and an entry in `CLASS_LOSSES`.
 """
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ltss_jax.losses.class_loss import ClassLoss, cross_entropy
+from ltss_jax.losses.class_loss_type import ClassLoss, cross_entropy
 from ltss_jax.losses.seesaw import Seesaw
 
 # 1 - p of the focal loss stays above this: powers below 1 have no finite slope at 0.

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 
 from ltss_jax.losses import class_heads, matching
-from ltss_jax.losses.class_loss import ClassLoss
+from ltss_jax.losses.class_loss_type import ClassLoss
 
 
 @dataclasses.dataclass(frozen=True)

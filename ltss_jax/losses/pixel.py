@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ltss_jax.losses.class_loss import ClassLoss
+from ltss_jax.losses.class_loss_type import ClassLoss
 from ltss_jax.losses.class_losses import CrossEntropy
 
 # Rows of logits that `auxiliary_loss` enlarges at a time, at most: of 847 classes at 512 x 512

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ltss_jax.losses.class_loss import ClassLoss
+from ltss_jax.losses.class_loss_type import ClassLoss
 
 # Floor under the label's probability in the compensation factor, which would grow without bound.
 _MIN_PROBABILITY = 0.01

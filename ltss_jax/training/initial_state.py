@@ -17,7 +17,7 @@ from ltss_jax.dataset import Dataset
 from ltss_jax.inference import restore
 from ltss_jax.training import train_step
 from ltss_jax.training.state import TrainState
-from ltss_jax.weights import class_rows, init
+from ltss_jax.weights import class_rows, initial_weights
 from ltss_jax.workdir import paths, run_config, run_data
 
 
@@ -59,7 +59,7 @@ def initial_state(
   fresh = jax.device_get((state.params, state.stats))
   rows = None if is_backbone else class_rows_of(directory, info, dataset.metadata.class_names)
   try:
-    params, stats, changes = init.initial_weights(*fresh, params, stats, rows)
+    params, stats, changes = initial_weights.initial_weights(*fresh, params, stats, rows)
   except ValueError as error:
     raise ValueError(f"{source}: {error}") from error
   logging.info("Starting from %s: %s", source, changes)

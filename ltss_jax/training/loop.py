@@ -22,7 +22,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[st
     workdir: folder of the run; see the README for what lies in it.
 
   Returns:
-    On process 0 the results of the last evaluation, as in WORKDIR/eval/<step>.json; None where the
+    On process 0 the result of the last evaluation, as in WORKDIR/eval/<step>.json; None where the
     run was asked to stop before its end, and on the other processes.
 
   Raises:
@@ -36,7 +36,7 @@ def train(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict[st
     return None
   if run.config.train.report:
     report.after_training(run.workdir)
-  return run.evaluation.results(run.config.train.steps)
+  return run.evaluation.saved_result(run.config.train.steps)
 
 
 def _loop(run: run_lib.Run, state: TrainState) -> bool:

@@ -64,11 +64,11 @@ class Run:
     """The mIoU of a state in percent; None where the job is asked to stop before it is known."""
     try:
       preemption.check()
-      results = self.evaluation(step, state.params, state.stats, preemption.check)
+      result = self.evaluation(step, state.params, state.stats, preemption.check)
     except preemption_lib.Stopped:
       return None
-    self.writer.write_scalars(step, evaluator.scalars(results))
-    return results["mIoU"]
+    self.writer.write_scalars(step, evaluator.scalars(result))
+    return result["mIoU"]
 
   def save(self, step: int, state: TrainState, miou: float | None) -> None:
     """Starts to save the state and the place in the batches, with its mIoU where it is known."""
@@ -146,7 +146,7 @@ def opened(
         logging.info("Continuing from step %d in %s", int(state.step), workdir)
       else:
         _start(state, config, dataset, workdir)
-      with contextlib.closing(_open_records(config, dataset, workdir, int(state.step))) as writer:
+      with contextlib.closing(_open_logs(config, dataset, workdir, int(state.step))) as writer:
         run = Run(
           config=config,
           workdir=workdir,
@@ -206,7 +206,7 @@ def _start(
     run_data.write(workdir, dataset)
 
 
-def _open_records(
+def _open_logs(
   config: ml_collections.ConfigDict, dataset: Dataset, workdir: epath.Path, step: int
 ) -> metric_writer.MetricWriter:
   """Process 0 notes what this start runs on; returns where metrics go."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ltss_jax.weights import imagenet
-from ltss_jax.weights.report import Report
+from ltss_jax.weights.conversion_report import Report
 
 _PREDICTOR = "sem_seg_head.predictor"
 _PIXEL_DECODER = "sem_seg_head.pixel_decoder"

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from ltss_jax.models import swin
-from ltss_jax.weights import finite, names, report, trees
-from ltss_jax.weights.report import Report
+from ltss_jax.weights import conversion_report, finite, names, trees
+from ltss_jax.weights.conversion_report import Report
 
 NO_OBJECT_WEIGHT = 0.1  # in `criterion.empty_weight`, of every published recipe
 _NONFINITE_ADVICE = (
@@ -73,7 +73,9 @@ def load_official(
     else:
       problems.append(f"+ {name} {np.shape(array)}: not part of the model")
   if problems:
-    raise ValueError(f"the weights do not fit this {model}:\n" + report.problems_text(problems))
+    raise ValueError(
+      f"the weights do not fit this {model}:\n" + conversion_report.problems_text(problems)
+    )
   finite.require_finite(taken, "the checkpoint", _NONFINITE_ADVICE)
   return trees.fill(params, leaves), trees.fill(stats, leaves)
 

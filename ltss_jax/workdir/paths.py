@@ -24,12 +24,12 @@ def environment(workdir: epath.PathLike) -> epath.Path:
 
 
 def result(workdir: epath.PathLike, name: int | str) -> epath.Path:
-  """Results of an evaluated step, or of weights of a name."""
+  """Result of an evaluated step, or of weights of a name."""
   return epath.Path(workdir) / "eval" / f"{name}.json"
 
 
 def confusion(workdir: epath.PathLike, name: int | str) -> epath.Path:
-  """The counts behind the results."""
+  """The counts behind the result."""
   return epath.Path(workdir) / "eval" / f"{name}_confusion.npz"
 
 

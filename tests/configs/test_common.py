@@ -142,7 +142,9 @@ def test_every_config_and_variant_is_valid(name):
       if key != "method":
         assert config.model[{"model": "name", "backbone": "backbone"}[key]] == value
     if config.model.name == "deeplabv3plus" and not config.model.backbone.startswith("resnet"):
-      with pytest.raises(ValueError, match=r"'deeplabv3plus', which needs a ResNet"):
+      with pytest.raises(
+        ValueError, match=r"'deeplabv3plus', which needs one whose name begins with 'resnet'"
+      ):
         common.validate(config)
     elif config.model.name == "deeplabv3plus" and "frequency_matcher" in variants:
       with pytest.raises(ValueError, match=r"frequency_matcher=True needs .*'mask2former'"):

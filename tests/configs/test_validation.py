@@ -165,8 +165,8 @@ def test_wrong_value_names_field_value_and_nearest(field, value, message):
       "model=deeplabv3plus",
       "model.backbone",
       "swin_t",
-      "config.model.backbone='swin_t' does not fit config.model.name='deeplabv3plus', which needs a"
-      " ResNet: resnet50, resnet101, resnet_small; model=mask2former takes every backbone",
+      "config.model.backbone='swin_t' does not fit config.model.name='deeplabv3plus', which needs"
+      " one whose name begins with 'resnet'; model=mask2former takes every backbone",
     ),
     (
       "model=mask2former",

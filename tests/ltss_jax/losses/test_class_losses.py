@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ltss_jax.losses import class_losses
-from tests import recipes
+from tests import class_loss_reference, recipes
 
 COUNTS = np.array([900, 40, 3, 0, 12])
 # Every loss but Seesaw, with settings that leave no factor at 1.
@@ -21,18 +21,7 @@ every_loss = pytest.mark.parametrize("name", LOSSES)
 
 
 def reference(loss, logits, label):
-  """Value times weight of one prediction, in float64, from the formulas of the papers."""
-  logits = np.asarray(logits, np.float64)
-  if loss.name in ("balanced_softmax", "logit_adjustment"):
-    tau = loss.logit_adjustment_tau if loss.name == "logit_adjustment" else 1
-    logits = logits + tau * np.append(loss.log_prior, 0.0)[: len(logits)]
-  p = np.exp(logits) / np.exp(logits).sum()
-  value = -np.log(p[label])
-  if loss.name == "focal":
-    value *= (1 - p[label]) ** loss.focal_gamma
-  if loss.name == "class_balanced":
-    value *= np.append(loss.class_weights, 1.0)[label]
-  return value
+  return np.prod(class_loss_reference.of_prediction(loss, logits, label))
 
 
 def product(loss, logits, label):

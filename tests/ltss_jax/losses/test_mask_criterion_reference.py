@@ -13,7 +13,7 @@ import scipy.optimize
 
 from ltss_jax.losses import class_losses, mask_criterion, points
 from ltss_jax.losses.mask_criterion import Targets
-from tests import recipes
+from tests import class_loss_reference, recipes
 
 IGNORED, NUM_CLASSES = 255, 6
 PREDICTIONS, IMAGES, QUERIES, TARGETS = 3, 2, 8, 5
@@ -117,16 +117,9 @@ def class_term(config, class_logits, label, counts, seen):
         values.append(-np.log(np.exp(z[i]) / np.sum(factor * np.exp(z[:-2]))))
         weights.append(1.0)
       continue
-    weight = 1.0 if i < NUM_CLASSES else 0.1
-    if loss.name == "class_balanced":
-      weight *= np.append(loss.class_weights, 1)[i]
-    if loss.name in ("balanced_softmax", "logit_adjustment"):
-      tau = loss.logit_adjustment_tau if loss.name == "logit_adjustment" else 1
-      z = z + tau * np.append(loss.log_prior, 0)
-    p = softmax(z)[i]
-    factor = (1 - p) ** loss.focal_gamma if loss.name == "focal" else 1
-    values.append(-factor * np.log(p))
-    weights.append(weight)
+    value, weight = class_loss_reference.of_prediction(loss, z, i)
+    values.append(value)
+    weights.append(weight * (1.0 if i < NUM_CLASSES else 0.1))
   mean = np.dot(values, weights) / np.sum(weights) if values else 0
   return mean + (np.mean(objectness) if objectness else 0)
 

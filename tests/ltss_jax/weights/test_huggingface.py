@@ -9,7 +9,7 @@ from flax import nnx
 
 from ltss_jax.models import mask2former
 from ltss_jax.weights import huggingface, names, official, trees
-from ltss_jax.weights.report import Report
+from ltss_jax.weights.conversion_report import Report
 from tests import recipes
 from tests.programs import GOLDEN
 

@@ -9,7 +9,7 @@ from flax import nnx
 
 from ltss_jax.models import backbones
 from ltss_jax.weights import imagenet, names, official, readers, trees
-from ltss_jax.weights.report import Report
+from ltss_jax.weights.conversion_report import Report
 from tests import recipes
 
 

@@ -12,7 +12,7 @@ from flax import nnx
 
 from ltss_jax.models import deeplabv3plus, mask2former
 from ltss_jax.weights import names, official, readers, trees
-from ltss_jax.weights.report import Report
+from ltss_jax.weights.conversion_report import Report
 from tests import recipes
 from tests.golden import official_parameters
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from ltss_jax.weights import class_rows, init, trees
+from ltss_jax.weights import class_rows, initial_weights, trees
 
 
 def model(num_classes=3, *, frozen=True, seesaw=False, value=0.0):
@@ -42,14 +42,14 @@ def values(*weights):
 
 def test_the_whole_model_is_taken_over():
   fresh, saved = model(), model(value=1.0)
-  params, stats, text = init.initial_weights(*fresh, *saved)
+  params, stats, text = initial_weights.initial_weights(*fresh, *saved)
   assert set(values(params, stats).values()) == {1.0}
   assert jax.tree.structure((params, stats)) == jax.tree.structure(fresh)
   assert text == "12 arrays from the saved weights, 0 start afresh"
 
 
 def test_class_layers_start_afresh_where_the_number_of_classes_differs():
-  params, stats, text = init.initial_weights(
+  params, stats, text = initial_weights.initial_weights(
     *model(5, seesaw=True), *model(3, seesaw=True, value=1.0)
   )
   afresh = {path for path, value in values(params, stats).items() if value == 0}
@@ -68,10 +68,10 @@ def test_class_layers_start_afresh_where_the_number_of_classes_differs():
 
 
 def test_another_kind_of_class_head():
-  _, stats, text = init.initial_weights(*model(seesaw=True), *model(value=1.0))
+  _, stats, text = initial_weights.initial_weights(*model(seesaw=True), *model(value=1.0))
   assert stats["transformer_decoder"]["seesaw_counts"][0] == 0
   assert "- transformer_decoder/seesaw_counts" in text
-  _, stats, text = init.initial_weights(*model(), *model(value=1.0, seesaw=True))
+  _, stats, text = initial_weights.initial_weights(*model(), *model(value=1.0, seesaw=True))
   assert "transformer_decoder" not in stats
   assert "+ transformer_decoder/seesaw_counts: not used" in text
 
@@ -84,9 +84,9 @@ def test_what_is_taken_over_has_to_be_finite():
     ValueError,
     match=r"^3 of the 12 arrays of the saved weights hold NaN or infinity: transformer_decoder/que",
   ):
-    init.initial_weights(*model(3), *saved)
+    initial_weights.initial_weights(*model(3), *saved)
   saved[0]["transformer_decoder"]["query_feat"].fill(1)
-  params, _, _ = init.initial_weights(*model(5), *saved)  # the class layers start afresh
+  params, _, _ = initial_weights.initial_weights(*model(5), *saved)  # the class layers start afresh
   assert set(values(params).values()) == {0.0, 1.0}
 
 
@@ -97,7 +97,7 @@ def backbone_of(weights):
 def test_a_backbone_alone_with_a_norm_that_its_file_lacks():
   saved = backbone_of(model(value=1.0))
   del saved[0]["backbone"]["norm0"]
-  params, stats, text = init.initial_weights(*model(), *saved)
+  params, stats, text = initial_weights.initial_weights(*model(), *saved)
   taken = {path for path, value in values(params, stats).items() if value == 1}
   assert taken == set(values(*saved))
   assert text.splitlines() == [
@@ -113,7 +113,7 @@ def test_a_backbone_alone_with_a_norm_that_its_file_lacks():
 
 def test_norms_may_be_frozen_in_one_and_trained_in_the_other():
   saved = backbone_of(model(value=1.0, frozen=True))
-  params, stats, _ = init.initial_weights(*model(frozen=False), *saved)
+  params, stats, _ = initial_weights.initial_weights(*model(frozen=False), *saved)
   assert set(values(params["backbone"], stats).values()) == {1.0}
   assert set(params["backbone"]["stem"]["norm"]) == {"scale", "bias"}
 
@@ -121,7 +121,7 @@ def test_norms_may_be_frozen_in_one_and_trained_in_the_other():
 def test_lists_that_were_written_as_text_are_found():
   params, stats = model(value=1.0)
   params["backbone"]["res2"] = {"0": params["backbone"]["res2"][0]}
-  taken, _, _ = init.initial_weights(*model(), params, stats)
+  taken, _, _ = initial_weights.initial_weights(*model(), params, stats)
   assert taken["backbone"]["res2"][0]["conv1"]["conv"]["kernel"].flat[0] == 1
 
 
@@ -131,7 +131,7 @@ def test_everything_else_that_differs_is_one_error():
   params["other"] = {"kernel": np.ones(3)}
   del params["pixel_decoder"]["level_embed"]
   with pytest.raises(ValueError) as error:
-    init.initial_weights(*model(), params, stats)
+    initial_weights.initial_weights(*model(), params, stats)
   assert str(error.value).splitlines()[1:] == [
     "! transformer_decoder/query_feat: saved (7, 4), in the model (2, 4)",
     "+ other/kernel (3,): not part of the model",
@@ -143,7 +143,7 @@ def test_a_backbone_without_some_of_its_layers_is_an_error():
   saved = backbone_of(model(value=1.0))
   saved[0]["backbone"].pop("res2")
   with pytest.raises(ValueError, match="- backbone/res2/0/conv1/conv/kernel .*: missing"):
-    init.initial_weights(*model(), *saved)
+    initial_weights.initial_weights(*model(), *saved)
 
 
 def with_training_only(weights, value, classes=3):
@@ -160,7 +160,7 @@ def with_training_only(weights, value, classes=3):
 
 def test_what_only_training_uses_starts_afresh_where_it_was_not_saved():
   fresh = with_training_only(model(), 0.0)
-  params, stats, text = init.initial_weights(*fresh, *model(value=1.0))
+  params, stats, text = initial_weights.initial_weights(*fresh, *model(value=1.0))
   afresh = {path for path, value in values(params, stats).items() if value == 0}
   assert afresh == {
     "pixel_head/conv/conv/kernel",
@@ -172,9 +172,9 @@ def test_what_only_training_uses_starts_afresh_where_it_was_not_saved():
 
 def test_what_only_training_uses_is_taken_over_where_it_was_saved():
   fresh, saved = with_training_only(model(), 0.0), with_training_only(model(value=1.0), 1.0)
-  params, stats, _ = init.initial_weights(*fresh, *saved)
+  params, stats, _ = initial_weights.initial_weights(*fresh, *saved)
   assert set(values(params, stats).values()) == {1.0}
-  params, stats, text = init.initial_weights(*model(), *saved)
+  params, stats, text = initial_weights.initial_weights(*model(), *saved)
   assert jax.tree.structure((params, stats)) == jax.tree.structure(model())
   assert "+ pixel_head/conv/conv/kernel: not used" in text
 
@@ -182,7 +182,7 @@ def test_what_only_training_uses_is_taken_over_where_it_was_saved():
 def test_the_auxiliary_heads_classifier_follows_the_number_of_classes():
   fresh = with_training_only(model(5), 0.0, classes=5)
   saved = with_training_only(model(value=1.0), 1.0)
-  params, stats, _ = init.initial_weights(*fresh, *saved)
+  params, stats, _ = initial_weights.initial_weights(*fresh, *saved)
   assert params["pixel_head"]["classifier"]["kernel"].shape == (1, 1, 4, 5)
   assert params["pixel_head"]["conv"]["conv"]["kernel"].flat[0] == 1
   assert stats["seesaw_counts"].tolist() == [0] * 5
@@ -247,7 +247,7 @@ def test_class_layers_go_by_the_names_of_the_classes(build, behind):
   rest = {path for path in values(*saved) if path not in behind}
   for names, expected in ((ORDER, [3, 1, 2]), (WANTED, [2, 0, 1, 0]), (SAVED, [1, 2, 3])):
     rows = class_rows.ClassRows(SAVED, names)
-    params, stats, text = init.initial_weights(*build(len(names)), *saved, rows)
+    params, stats, text = initial_weights.initial_weights(*build(len(names)), *saved, rows)
     leaves = trees.flatten(params) | trees.flatten(stats)
     for path, number in behind.items():
       wanted = np.array(expected + [4, 5][:number], np.float32)
@@ -264,9 +264,11 @@ def test_class_layers_go_by_the_names_of_the_classes(build, behind):
 def test_a_class_head_without_a_common_name_starts_afresh():
   """Also where the number of classes is the same: their rows would be those of other classes."""
   rows = class_rows.ClassRows(("cat", "dog", "cow"), SAVED)
-  params, _, text = init.initial_weights(*deeplab(3), *numbered(deeplab(3)), rows)
+  params, _, text = initial_weights.initial_weights(*deeplab(3), *numbered(deeplab(3)), rows)
   assert not params["classifier"]["kernel"].any() and params["backbone"]["stem"]["kernel"].all()
   assert "1 arrays from the saved weights, 3 start afresh\n- classifier/kernel\n" in text
   assert "~ 0 of 3 classes have the rows of their name\n- 3 classes start afresh: sky" in text
-  params, _, _ = init.initial_weights(*deeplab(3), *numbered(deeplab(3)))  # names are not known
+  params, _, _ = initial_weights.initial_weights(
+    *deeplab(3), *numbered(deeplab(3))
+  )  # names are not known
   assert params["classifier"]["bias"].tolist() == [1, 2, 3]

@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 
 from ltss_jax.architectures import SPECS
-from ltss_jax.weights import finite, names, report, trees
+from ltss_jax.weights import conversion_report, finite, names, trees
 from ltss_jax.weights.class_rows import ClassRows
 
 BACKBONE = "backbone"
 _NONFINITE_ADVICE = "take other weights, or another step of a run with --config.init.step=N"
 # Their shape follows from the number of classes.
 _CLASS_LAYERS = tuple(f"{path}/" for spec in SPECS.values() for path in spec.class_layers)
-_CLASS_COUNTS = tuple(spec.class_counts for spec in SPECS.values())
+_CLASS_COUNTS = tuple(spec.class_counts for spec in SPECS.values() if spec.class_counts)
 # What backbones have beyond those that were trained on ImageNet: the norms of Swin's outputs, ViT's
 # pyramid and relative positions.
 _NOT_OF_IMAGENET = re.compile(
@@ -75,7 +75,7 @@ def initial_weights(
   if problems:
     raise ValueError(
       "the saved weights do not fit this model; give those of the same model and backbone, or of"
-      " its backbone alone:\n" + report.problems_text(problems)
+      " its backbone alone:\n" + conversion_report.problems_text(problems)
     )
   finite.require_finite(taken, "the saved weights", _NONFINITE_ADVICE)
   leaves = fresh | taken
@@ -117,6 +117,6 @@ def _text(taken: int, afresh: list[str], unused: list[str]) -> str:
       part = path.split("/")[0]
       parts[part] = parts.get(part, 0) + 1
   lines += [f"- {part}/ ({count} arrays)" for part, count in parts.items()]
-  lines += [f"- {group}" for group in report.grouped(inside)]
-  lines += [f"+ {group}: not used" for group in report.grouped(unused)]
+  lines += [f"- {group}" for group in conversion_report.grouped(inside)]
+  lines += [f"+ {group}: not used" for group in conversion_report.grouped(unused)]
   return "\n".join(lines)

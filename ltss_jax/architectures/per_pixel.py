@@ -1,0 +1,129 @@
+"""What architectures share that classify every pixel: inference, and the loss of hard pixels."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+from jax.typing import ArrayLike
+
+from ltss_jax.architectures.architecture import Architecture, Objective
+from ltss_jax.losses import pixel
+from ltss_jax.losses.class_loss_type import ClassLoss
+from ltss_jax.models.functional import Functional
+
+# (logits [B, h, w, C], H, W) -> [B, H, W, C].
+FullResolution = Callable[[jax.Array, int, int], jax.Array]
+
+# Entry of the stats: labelled pixels of every class so far, float32 [C]. A sum of so many pixels is
+# rounded above 2^24, by 6e-8 of itself a step: no factor of a loss changes visibly by that. The
+# name is from the first loss that counts.
+COUNTS = "seesaw_counts"
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelLossConfig:
+  """Settings of a loss of pixels.
+
+  Attributes:
+    class_loss: loss of every pixel. The samples that one with counts sees are the labelled pixels
+      of every class over the global batches of all steps, the present one included (for Seesaw:
+      Wang et al., CVPR 2021, with pixels for instances).
+    hard_pixel_fraction: share of all pixels of the batch, the hardest, that make the loss.
+    ignore_label: label of the pixels that belong to no class.
+  """
+
+  class_loss: ClassLoss
+  hard_pixel_fraction: float
+  ignore_label: int
+
+
+def architecture(
+  model: Functional,
+  num_classes: int,
+  full_resolution: FullResolution,
+  inference_log_prior: ArrayLike | None,
+) -> Architecture:
+  """A per-pixel classifier for inference.
+
+  Args:
+    model: functions of the network, which gives logits [B, h, w, C].
+    num_classes: C.
+    full_resolution: brings the logits to the input's size.
+    inference_log_prior: values that `predict` takes from the logits of the classes [C] (Menon et
+      al., "Long-tail Learning via Logit Adjustment", ICLR 2021); None for nothing.
+  """
+
+  def predict(params, stats, image):
+    logits, _ = model.apply(params, _of_model(stats), image, train=False)
+    return logits if inference_log_prior is None else logits - inference_log_prior
+
+  def score_blocks(logits, size):
+    def block(start, count):
+      part = jax.lax.dynamic_slice_in_dim(logits, start, count, axis=-1)
+      return full_resolution(part[None], *size)[0]
+
+    return block
+
+  return Architecture(num_classes, model.init, predict, score_blocks)
+
+
+def objective(
+  model: Functional,
+  num_classes: int,
+  full_resolution: FullResolution,
+  config: PixelLossConfig,
+  decays: Callable[[str], bool],
+) -> Objective:
+  """A per-pixel classifier with hard pixel mining, over the global batch.
+
+  Args:
+    model: functions of the network, which gives logits [B, h, w, C].
+    num_classes: C.
+    full_resolution: brings the logits to the input's size.
+    config: settings of the loss.
+    decays: whether weight decay applies to a parameter path.
+  """
+  class_loss, ignore_label = config.class_loss, config.ignore_label
+  _warn_of_mining(config)
+
+  def init(key):
+    params, stats = model.init(key)
+    if class_loss.keeps_counts:
+      stats = stats | {COUNTS: jnp.zeros(num_classes)}
+    return params, stats
+
+  # Recomputed in the backward pass: full-size logits of 847 classes would fill an accelerator.
+  @jax.checkpoint
+  def pixel_loss(logits, label, counts):
+    logits = full_resolution(logits, *label.shape[1:])  # [B, H, W, C]
+    return pixel.class_loss(class_loss, logits, label, ignore_label, counts)  # [B, H, W]
+
+  def loss(params, stats, batch, rng):
+    image, label, counts = batch["image"], batch["label"], None
+    logits, new_stats = model.apply(params, _of_model(stats), image, train=True, rng=rng)
+    if class_loss.keeps_counts:
+      counts = stats[COUNTS] + pixel.label_counts(label, num_classes)
+      new_stats = new_stats | {COUNTS: counts}
+    value = pixel.hard_pixel_mean(pixel_loss(logits, label, counts), config.hard_pixel_fraction)
+    return value, (new_stats, {"loss": value})
+
+  return Objective(init=init, loss=loss, loss_terms=("loss",), decays=decays, max_targets=0)
+
+
+def _warn_of_mining(config: PixelLossConfig) -> None:
+  if config.class_loss.favours_rare_classes and config.hard_pixel_fraction < 1:
+    logging.warning(
+      "config.loss.class_loss=%s together with config.loss.hard_pixel_fraction=%g favours rare "
+      "classes twice, which cost half of the mIoU where it was tried (docs/methods.md); "
+      "--config.loss.hard_pixel_fraction=1 takes all pixels.",
+      config.class_loss.name,
+      config.hard_pixel_fraction,
+    )
+
+
+def _of_model(stats: dict[str, Any]) -> dict[str, Any]:
+  """The statistics without those of the loss."""
+  return {name: value for name, value in stats.items() if name != COUNTS}
