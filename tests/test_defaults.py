@@ -141,6 +141,7 @@ def f(a, num_workers=0, *, tau=None, beta=0.5, flip=False): pass
 
 def test_the_choices_are_those_that_the_library_has():
   choices = common.CHOICES
+  assert choices["model.name"] == tuple(architectures.SPECS)
   assert choices["loss.class_loss"] == tuple(class_losses.CLASS_LOSSES)
   assert choices["loss.matcher"] == tuple(matching.BACKENDS)
   assert choices["model.class_head"] == tuple(mask2former.CLASS_HEADS)

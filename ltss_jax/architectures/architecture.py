@@ -26,7 +26,8 @@ class Architecture:
   Attributes:
     num_classes: C.
     init: key -> (params, stats).
-    predict: (params, stats, image [B, H, W, 3] normalised) -> prediction, a tree of [B, ...].
+    predict: (params, stats, image [B, H, W, 3] normalised) -> prediction, a tree of [B, ...]; a
+      model that takes some sizes only pads by itself (`backbones.pad_to_stride`).
     score_blocks: (prediction of one image, without its batch axis, (H, W)) -> function that gives
       the float32 scores of a block of classes at the input's size; the class with the largest
       score wins.

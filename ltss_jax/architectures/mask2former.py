@@ -20,15 +20,11 @@ from ltss_jax.architectures.architecture import (
 )
 from ltss_jax.losses import class_heads, mask_criterion, pixel
 from ltss_jax.losses.class_losses import CLASS_LOSSES
-from ltss_jax.models import mask2former
+from ltss_jax.models import backbones, mask2former
 from ltss_jax.models.mask2former import Mask2FormerConfig
 
-# Without weight decay: the norms, the query and decoder level embeddings, Swin's position tables.
-_UNDECAYED = re.compile(
-  r"(norm\d?|/ln)/(scale|bias)$"
-  r"|^transformer_decoder/(query_feat|query_embed|level_embed)$"
-  r"|/relative_position_bias_table$"
-)
+# Without weight decay, beside what backbones have so: the query and decoder level embeddings.
+_UNDECAYED = re.compile(r"^transformer_decoder/(query_feat|query_embed|level_embed)$")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +57,7 @@ def architecture(
   head = class_heads.HEADS[config.class_head]
 
   def predict(params, stats, image):
-    outputs, _ = model.apply(params, stats, mask2former.pad_to_stride(image), train=False)
+    outputs, _ = model.apply(params, stats, backbones.pad_to_stride(image), train=False)
     class_logits = outputs.class_logits[-1]
     if inference_log_prior is not None:
       class_logits = class_logits.at[..., : len(inference_log_prior)].subtract(inference_log_prior)
@@ -108,7 +104,7 @@ def objective(
       "nonfinite_logits",
       "invalid_matches",
     ),
-    decays=lambda path: not _UNDECAYED.search(path),
+    decays=lambda path: backbones.decays(path) and not _UNDECAYED.search(path),
     max_targets=loss_config.max_targets,
   )
 
@@ -136,8 +132,8 @@ def _loss(model, config, criterion, mesh) -> Callable:
   def loss(params, stats, batch, rng):
     _check_class_head(config, criterion)
     model_key, point_key = jax.random.split(rng)
-    image = mask2former.pad_to_stride(batch["image"])
-    label = mask2former.pad_to_stride(batch["label"], ignore_label)
+    image = backbones.pad_to_stride(batch["image"])
+    label = backbones.pad_to_stride(batch["label"], ignore_label)
     with ms_deform_attn.sharded(mesh, batch_axis="data"):
       outputs, new_stats = model.apply(params, stats, image, train=True, rng=model_key)
     sums = sharded_sums(

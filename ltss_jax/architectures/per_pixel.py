@@ -7,11 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from absl import logging
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from ltss_jax.architectures.architecture import Architecture, Objective
+from ltss_jax.architectures.architecture import Architecture, ArchitectureSpec, Objective
 from ltss_jax.losses import pixel
 from ltss_jax.losses.class_loss_type import ClassLoss
+from ltss_jax.models import backbones
 from ltss_jax.models.functional import Functional
 
 # (logits [B, h, w, C], H, W) -> [B, H, W, C].
@@ -40,21 +42,52 @@ class PixelLossConfig:
   ignore_label: int
 
 
-def architecture(
+def spec(
+  functions: Callable[[Any], Functional],
+  model_config: type,
+  full_resolution: FullResolution,
+  *,
+  official_names: tuple[tuple[str, str], ...],
+  class_layer: str,
+) -> ArchitectureSpec:
+  """What a classifier of pixels states of itself.
+
+  Args:
+    functions: model config -> functions of the network, which gives logits [B, h, w, C].
+    model_config: dataclass of the network's shape, with "num_classes", "backbone" and "dtype".
+    full_resolution: brings the logits to the input's size.
+    official_names: rules, as in `ArchitectureSpec`.
+    class_layer: path of the layer that gives the logits.
+  """
+
+  def architecture(config: Any, inference_log_prior: ArrayLike | None = None) -> Architecture:
+    model = functions(config)
+    return _architecture(model, config.num_classes, full_resolution, inference_log_prior)
+
+  def objective(config: Any, loss_config: PixelLossConfig, mesh: Mesh | None = None) -> Objective:
+    del mesh  # the loss is one computation over the global batch
+    return _objective(functions(config), config.num_classes, full_resolution, loss_config)
+
+  return ArchitectureSpec(
+    functions=functions,
+    model_config=model_config,
+    loss_config=PixelLossConfig,
+    architecture=architecture,
+    objective=objective,
+    prior="pixels",
+    official_names=official_names,
+    class_layers=(class_layer,),
+    class_counts=COUNTS,
+  )
+
+
+def _architecture(
   model: Functional,
   num_classes: int,
   full_resolution: FullResolution,
   inference_log_prior: ArrayLike | None,
 ) -> Architecture:
-  """A per-pixel classifier for inference.
-
-  Args:
-    model: functions of the network, which gives logits [B, h, w, C].
-    num_classes: C.
-    full_resolution: brings the logits to the input's size.
-    inference_log_prior: values that `predict` takes from the logits of the classes [C] (Menon et
-      al., "Long-tail Learning via Logit Adjustment", ICLR 2021); None for nothing.
-  """
+  # Menon et al., "Long-tail Learning via Logit Adjustment", ICLR 2021, for the prior.
 
   def predict(params, stats, image):
     logits, _ = model.apply(params, _of_model(stats), image, train=False)
@@ -70,22 +103,9 @@ def architecture(
   return Architecture(num_classes, model.init, predict, score_blocks)
 
 
-def objective(
-  model: Functional,
-  num_classes: int,
-  full_resolution: FullResolution,
-  config: PixelLossConfig,
-  decays: Callable[[str], bool],
+def _objective(
+  model: Functional, num_classes: int, full_resolution: FullResolution, config: PixelLossConfig
 ) -> Objective:
-  """A per-pixel classifier with hard pixel mining, over the global batch.
-
-  Args:
-    model: functions of the network, which gives logits [B, h, w, C].
-    num_classes: C.
-    full_resolution: brings the logits to the input's size.
-    config: settings of the loss.
-    decays: whether weight decay applies to a parameter path.
-  """
   class_loss, ignore_label = config.class_loss, config.ignore_label
   _warn_of_mining(config)
 
@@ -110,7 +130,9 @@ def objective(
     value = pixel.hard_pixel_mean(pixel_loss(logits, label, counts), config.hard_pixel_fraction)
     return value, (new_stats, {"loss": value})
 
-  return Objective(init=init, loss=loss, loss_terms=("loss",), decays=decays, max_targets=0)
+  return Objective(
+    init=init, loss=loss, loss_terms=("loss",), decays=backbones.decays, max_targets=0
+  )
 
 
 def _warn_of_mining(config: PixelLossConfig) -> None:

@@ -1,7 +1,9 @@
 """The backbones by name: image in, features at strides 4 to 32 out."""
 
 import dataclasses
+import re
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -9,6 +11,9 @@ from ltss_jax.models import resnet, swin, vit
 
 NAMES = (*resnet.CONFIGS, *swin.CONFIGS, *vit.CONFIGS)
 NORMS = ("frozen_batch_norm", "batch_norm")
+STRIDE = 32  # of the coarsest features
+# Parameters without weight decay: the norms, Swin's position tables.
+_UNDECAYED = re.compile(r"(norm\d?|/ln)/(scale|bias)$|/relative_position_bias_table$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,3 +70,15 @@ def build(config: BackboneConfig, *, rngs: nnx.Rngs) -> nnx.Module:
     rate = vit.DROP_PATH if config.drop_path == -1 else config.drop_path
     return vit.Vit(vit.CONFIGS[config.name], drop_path=rate, **kw)
   raise ValueError(f"backbone {config.name!r}: choose one of {NAMES}")
+
+
+def decays(path: str) -> bool:
+  """Whether weight decay applies to a parameter, of a backbone or of layers like its own."""
+  return not _UNDECAYED.search(path)
+
+
+def pad_to_stride(image: jax.Array, value: float = 0) -> jax.Array:
+  """Pads [B, H, W, ...] on the right and bottom to a multiple of 32, which every backbone takes."""
+  height, width = image.shape[1:3]
+  padding = [(0, 0), (0, -height % STRIDE), (0, -width % STRIDE)] + [(0, 0)] * (image.ndim - 3)
+  return jnp.pad(image, padding, constant_values=value)

@@ -118,7 +118,7 @@ class DeepLabV3Plus(nnx.Module):
     Returns:
       [B, ceil(H/4), ceil(W/4), C] float32 logits; `full_resolution` brings them to the pixels.
     """
-    features = self.backbone(image, train=train)
+    features = self.backbone(image, train=train, rngs=rngs)
     x = self.aspp(features["res5"], train=train, rngs=rngs)
     low = nnx.relu(self.low_level(features["res2"], train=train))
     x = layers.resize_bilinear(x, *low.shape[1:3])

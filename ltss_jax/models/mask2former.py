@@ -19,8 +19,6 @@ from ltss_jax.models import (
   transformer_decoder,
 )
 
-STRIDE = 32  # of the coarsest features; images are padded to a multiple of it
-
 
 class ClassHead(NamedTuple):
   """A kind of class head.
@@ -141,7 +139,8 @@ class Mask2Former(nnx.Module):
     """Predicts masks and their classes.
 
     Args:
-      image: [B, H, W, 3] float32, normalised; H and W multiples of 32 (`pad_to_stride`).
+      image: [B, H, W, 3] float32, normalised; H and W multiples of 32
+        (`backbones.pad_to_stride`).
       train: stochastic depth (which draws from `rngs.dropout`), batch statistics, and the pixel
         head where there is one.
       rngs: needed in training of backbones with stochastic depth.
@@ -160,13 +159,6 @@ class Mask2Former(nnx.Module):
 def functions(config: Mask2FormerConfig) -> functional.Functional:
   """The model as pure functions."""
   return functional.functional(lambda rngs: Mask2Former(config, rngs=rngs))
-
-
-def pad_to_stride(image: jax.Array, value: float = 0) -> jax.Array:
-  """Pads [B, H, W, ...] on the right and bottom to a multiple of 32."""
-  height, width = image.shape[1:3]
-  padding = [(0, 0), (0, -height % STRIDE), (0, -width % STRIDE)] + [(0, 0)] * (image.ndim - 3)
-  return jnp.pad(image, padding, constant_values=value)
 
 
 def mask_logits(mask_embeddings: jax.Array, mask_features: jax.Array) -> jax.Array:

@@ -22,7 +22,7 @@ class Description:
   """Facts about a checkpoint.
 
   Attributes:
-    model: "mask2former" or "deeplabv3plus"; None for a backbone alone.
+    model: name of the architecture; None for a backbone alone.
     backbone: its name here; None where it is no backbone of a known size.
     class_head: "softmax" or "seesaw"; None where there is none to choose.
     num_classes: C; None for a backbone alone.

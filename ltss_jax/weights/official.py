@@ -34,7 +34,7 @@ def load_official(
   """Fills params and stats from (official name, array) pairs, strictly.
 
   Args:
-    model: "mask2former" or "deeplabv3plus".
+    model: name of the architecture.
     params: tree that gives structure and shapes (arrays or ShapeDtypeStructs).
     stats: likewise, what is not trained.
     arrays: official name -> array in official layout; older names are understood.
@@ -108,7 +108,7 @@ def to_official(model: str, params: Any, stats: Any) -> dict[str, np.ndarray]:
   """Names and lays out weights as the official checkpoints do.
 
   Args:
-    model: "mask2former" or "deeplabv3plus".
+    model: name of the architecture.
     params: nested dicts of arrays; a backbone alone will do.
     stats: likewise.
 

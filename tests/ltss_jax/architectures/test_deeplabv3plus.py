@@ -29,7 +29,7 @@ COUNTS = np.array([90, 4, 30, 0, 1])
 
 def objective(name="seesaw", config=SMALL):
   loss = recipes.pixel_loss(class_loss=recipes.class_loss(name, counts=COUNTS))
-  return deeplabv3plus.objective(config, loss)
+  return deeplabv3plus.SPEC.objective(config, loss)
 
 
 def labels(seed, batch=2, side=16):
@@ -216,7 +216,10 @@ def test_every_loss_in_bfloat16_and_without_labels():
 
 def test_inference_needs_no_counts_and_takes_the_prior_off():
   prior = np.array([2.0, 0, -1, 0, 0], np.float32)
-  plain, adjusted = deeplabv3plus.architecture(SMALL), deeplabv3plus.architecture(SMALL, prior)
+  plain, adjusted = (
+    deeplabv3plus.SPEC.architecture(SMALL),
+    deeplabv3plus.SPEC.architecture(SMALL, prior),
+  )
   params, stats = objective().init(jax.random.key(0))
   image = jax.random.normal(jax.random.key(1), (1, 32, 32, 3))
   logits = plain.predict(params, stats, image)
@@ -236,7 +239,7 @@ def test_losses_that_favour_rare_classes_are_warned_about_with_mining(caplog, na
     caplog.clear()
     with caplog.at_level("WARNING", "absl"):
       settings = recipes.pixel_loss(class_loss=loss, hard_pixel_fraction=fraction)
-      deeplabv3plus.objective(SMALL, settings)
+      deeplabv3plus.SPEC.objective(SMALL, settings)
     warned = "favours rare classes twice" in caplog.text
     assert warned == (loss.favours_rare_classes and fraction < 1)
     assert not warned or f"config.loss.class_loss={name} " in caplog.text

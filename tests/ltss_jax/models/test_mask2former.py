@@ -8,6 +8,7 @@ from flax import nnx
 
 from ltss_jax import architectures
 from ltss_jax.models import (
+  backbones,
   functional,
   mask2former,
   pixel_decoder,
@@ -165,10 +166,10 @@ def test_fresh_offsets_point_outwards_in_steps_of_one_cell():
 
 def test_odd_sizes_are_padded_and_the_padding_is_cut_off_again():
   image = jnp.ones((1, 33, 64, 3))
-  padded = mask2former.pad_to_stride(image)
+  padded = backbones.pad_to_stride(image)
   assert padded.shape == (1, 64, 64, 3)
   assert padded[:, :33].all() and not padded[:, 33:].any()
-  label = mask2former.pad_to_stride(jnp.zeros((1, 33, 64), jnp.uint8), 255)
+  label = backbones.pad_to_stride(jnp.zeros((1, 33, 64), jnp.uint8), 255)
   assert (label[:, 33:] == 255).all() and not label[:, :33].any()
   assert mask2former.full_size_masks(jnp.ones((1, 16, 16, 2)), 33, 64).shape == (1, 33, 64, 2)
 

@@ -119,7 +119,7 @@ def test_finite_steps_between_set_the_count_back():
 
 
 def test_one_and_four_devices_agree_and_statistics_are_of_the_global_batch():
-  objective = deeplabv3plus.objective(SMALL, recipes.pixel_loss())
+  objective = deeplabv3plus.SPEC.objective(SMALL, recipes.pixel_loss())
   one, history_one = run(objective, batch(), 2, devices=1, rate=1e-3, log_every_steps=1)
   four, history_four = run(objective, batch(), 2, devices=4, rate=1e-3, log_every_steps=1)
   for a, b in zip(history_one, history_four, strict=True):
@@ -167,7 +167,7 @@ def test_running_variance_is_unbiased_over_the_global_batch(devices, parts):
 
 
 def test_initial_state_does_not_depend_on_the_mesh():
-  objective = deeplabv3plus.objective(SMALL, recipes.pixel_loss())
+  objective = deeplabv3plus.SPEC.objective(SMALL, recipes.pixel_loss())
   states = [
     train_step.init_state(objective, optax.sgd(0.1), 5, mesh_lib.data_mesh(jax.devices()[:devices]))
     for devices in (1, 4)
