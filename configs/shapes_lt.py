@@ -9,6 +9,7 @@ Expected  val mIoU of at least 40 %, mIoU of the rare classes (by image) between
 Measured  seed 0, on a shared machine; rare, common, frequent by image and by pixel:
           mask2former    50.6 (11.1 25.5 69.5; 10.7 15.5 72.9) on two cores
                          49.4 (10.7 26.5 67.4; 1.5 23.6 70.8) on one, which rounds otherwise
+                         44.3 (4.9 12.7 65.3; 4.8 6.8 67.3) on two cores of another machine
           deeplabv3plus  48.2 (3.4 28.1 66.8; 3.4 25.1 67.8) on one
 
 The command runs a small Mask2Former; `shapes_lt.py:model=deeplabv3plus` is a small DeepLabV3+.

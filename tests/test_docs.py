@@ -90,7 +90,10 @@ def test_make_targets_exist():
 
 
 # Pages whose commands make what those of the others use.
-_FIRST = [REPOSITORY / "docs" / name for name in ("data.md", "getting_started.md", "training.md")]
+_FIRST = [
+  REPOSITORY / name
+  for name in ("README.md", "docs/data.md", "docs/training.md", "docs/getting_started.md")
+]
 # Two steps instead of hundreds, read by threads.
 _SHORT = ["--config.train.steps=2", "--config.data.num_workers=0"]
 
