@@ -138,10 +138,10 @@ def baseline(
   """One example the straightforward way.
 
   Args:
-    source: of the images.
+    source: random access to the images.
     rng: source of randomness.
     paste: whether Copy-Paste is on.
-    saturation_and_hue: of an image and the source of randomness.
+    saturation_and_hue: function of an image and a source of randomness.
 
   Returns:
     (image uint8 [S, S, 3], classes int [K], boolean masks [K, S, S]).

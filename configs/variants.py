@@ -189,7 +189,7 @@ def apply_variants(
     config: the data set's config; changed in place.
     variants: as in `parse_variants`.
     defaults: the file's own choices for keys that are not given, before `DEFAULTS`.
-    recipes: what the file itself overwrites for a chosen value, laid out as `VARIANTS`. It comes
+    recipes: the file's own overwriting for a chosen value, laid out as `VARIANTS`. It comes
       last, so that it sees what was chosen for the other keys.
 
   Returns:

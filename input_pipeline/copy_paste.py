@@ -63,7 +63,7 @@ class CopyPaste:
 
     Args:
       example: `image` uint8 [H, W, 3] and `label` uint8 or uint16 [H, W].
-      source: of the same size.
+      source: example of the same size.
       rng: source of randomness.
 
     Raises:

@@ -23,9 +23,9 @@ class SizedImage(NamedTuple):
   """An image whose size is known before it is read.
 
   Attributes:
-    size: of the image itself, and of its label map.
-    input_size: of the model's input.
-    content: where its source finds it; in a batch, what the source has read.
+    size: size of the image itself, and of its label map.
+    input_size: size of the model's input.
+    content: place where its source finds it; in a batch, the content that was read.
   """
 
   size: Size
@@ -37,7 +37,7 @@ class PlannedBatch(NamedTuple):
   """A batch before it is read.
 
   Attributes:
-    shape: of the model's input.
+    shape: height and width of the model's input.
     rows: b, number of images and dummies.
     images: at most b.
   """
@@ -75,9 +75,9 @@ def plan_batches(
   """Groups images by the shape of the model's input, the largest first.
 
   Args:
-    images: in the order that those of one shape keep.
-    rows: of the batches of one shape, from all of its images.
-    shape_multiple: of which the sides of every shape are multiples.
+    images: images, in the order that those of one shape keep.
+    rows: number of rows of the batches of one shape, from all of its images.
+    shape_multiple: number that the sides of every shape are multiples of.
   """
   groups = collections.defaultdict(list)
   for image in images:

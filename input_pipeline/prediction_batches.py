@@ -25,7 +25,7 @@ class ImageFile(NamedTuple):
   """An image file that was read.
 
   Attributes:
-    path: of the file.
+    path: path of the file.
     original: uint8 [H, W, 3], upright.
   """
 
@@ -52,7 +52,7 @@ def prediction_batches(
     min_size: wanted length of the model input's shorter side in pixels; 0 keeps the native size.
     max_size: limit of its longer side in pixels (not applied to native sizes).
     failed: called with the file and the reason where one cannot be read.
-    max_pixels: of an original image; larger ones are refused. None for no limit.
+    max_pixels: limit for an original image; larger ones are refused. None for no limit.
   """
   images = []
   for path, size in _sizes(paths, max_pixels):

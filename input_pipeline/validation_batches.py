@@ -19,8 +19,8 @@ class LabelledImage(NamedTuple):
   """A record, without the image.
 
   Attributes:
-    index: of the record.
-    file_name: of the image.
+    index: index of the record.
+    file_name: name of the image.
     label: uint8 or uint16 [H, W], at the original resolution.
   """
 

@@ -64,7 +64,7 @@ class Model:
 
   Attributes:
     classes: names of its classes.
-    config: that it was loaded with.
+    config: config that it was loaded with.
   """
 
   def __init__(self, config: ml_collections.ConfigDict, model: predict.InferenceModel):
@@ -141,9 +141,9 @@ def load(
 
   Args:
     checkpoint_path: workdir of a run, or directory of converted weights.
-    config: of the model. None takes that of the run, or for converted weights that of the data set
-      that they were converted for; `config.eval` says how images are resized.
-    step: of a run: a step's number, 0 for the latest, -1 for the best by mIoU.
+    config: config of the model. None takes that of the run, or for converted weights that of the
+      data set that they were converted for; `config.eval` says how images are resized.
+    step: step of a run: its number, 0 for the latest, -1 for the best by mIoU.
 
   Raises:
     ValueError: the config does not fit the weights, or none can be found.

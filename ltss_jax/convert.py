@@ -39,7 +39,7 @@ def convert(
     source: a whole model or a backbone: .pkl, .pth, .safetensors, the index of several files, or
       their folder.
     output: new directory. It holds what the file has: a backbone alone if the file is one.
-    weights: which set of weights of a file with several, such as an average beside them.
+    weights: name of a set of weights of a file with several, such as an average beside them.
 
   Returns:
     What was converted, dropped, and is missing in the file.
@@ -129,7 +129,7 @@ def export(
   """Writes weights as a detectron2 checkpoint under official names.
 
   Args:
-    config: of the model.
+    config: config of the model.
     source: a converted directory, or the workdir of a training run; of a run, `config.eval.step`
       says which checkpoint.
     output: new .pkl file.

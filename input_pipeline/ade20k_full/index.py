@@ -127,7 +127,7 @@ def read_index(path: epath.PathLike) -> list[tuple[str, str]]:
   """Reads folder and file name of every image.
 
   Args:
-    path: of index_ade20k.pkl.
+    path: path of index_ade20k.pkl.
 
   Returns:
     (folder relative to the directory that holds ADE20K_2021_17_01, file name) of every image.

@@ -87,8 +87,8 @@ def objective(
   Args:
     config: shape of the model.
     loss_config: costs, losses and matcher.
-    mesh: with the axis "data", over which the training batch is split; each device matches its own
-      images.
+    mesh: mesh with the axis "data", over which the training batch is split; each device matches its
+      own images.
   """
   model = mask2former.functions(config)
   return Objective(

@@ -16,7 +16,7 @@ class ClassLoss(abc.ABC):
   data, float [C], all others have the name of their field in `config.loss`.
 
   Attributes:
-    name: what `config.loss.class_loss` calls it.
+    name: its name in `config.loss.class_loss`.
     favours_rare_classes: whether a sample of a rare class counts for more than one of a frequent.
     keeps_counts: whether the samples of every class so far are part of the train state.
     class_head: head of Mask2Former that gives its logits, a name in `class_heads.HEADS`.

@@ -18,9 +18,9 @@ class CriterionConfig:
       multiple of `num_points`.
     importance_sample_ratio: share of the points of the loss that are chosen so; the others are
       drawn afresh.
-    class_weight: of the class term, in costs and loss.
-    mask_weight: of the cross-entropy of mask points.
-    dice_weight: of the dice term.
+    class_weight: weight of the class term, in costs and loss.
+    mask_weight: weight of the cross-entropy of mask points.
+    dice_weight: weight of the dice term.
     class_loss: loss of the class logits, which are those of its class head.
     no_object_weight: weight of "no object" in the class loss, beside 1 for classes, where the head
       has it for a class.
@@ -28,7 +28,7 @@ class CriterionConfig:
     ignored_pixels: "background": pixels with the ignore label are negatives of every mask;
       "left_out": points that touch them count neither in costs nor in losses.
     queries_per_class: queries of a target by class [C], for the frequency-based matcher; None: one.
-    ignore_label: of the pixels without a class; "left_out" alone needs it.
+    ignore_label: label of the pixels without a class; "left_out" alone needs it.
     pairs_per_step: matched pairs whose mask losses are computed at once. It bounds the memory, and
       the number of pairs of padding that are computed beside real ones; below 6, XLA leaves a
       second CPU core idle.

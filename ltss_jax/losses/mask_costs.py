@@ -69,7 +69,7 @@ def pair_costs(
     point_logits: [K, Q] float32 mask logits at the points.
     classes: [T] int32.
     target_values: [K, T] target masks at the points.
-    factor: of the cross-entropy, from `points.leave_out`.
+    factor: factor of the cross-entropy, from `points.leave_out`.
 
   Returns:
     [T, Q] float32: -2 p(class) + 5 BCE + 5 dice, with the default weights. Targets lead, since

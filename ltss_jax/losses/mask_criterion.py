@@ -100,7 +100,7 @@ def total_loss(
 
   Args:
     config: settings.
-    sums: of the global batch.
+    sums: sums over the global batch.
 
   Returns:
     float32 scalar, and the three weighted terms that it is the sum of, over all predictions.

@@ -138,8 +138,8 @@ def full_resolution(logits: jax.Array, height: int, width: int) -> jax.Array:
 
   Args:
     logits: [B, ceil(height/4), ceil(width/4), C].
-    height: of the model's input in pixels.
-    width: of the model's input in pixels.
+    height: height of the model's input in pixels.
+    width: width of the model's input in pixels.
 
   Returns:
     [B, height, width, C].

@@ -42,14 +42,14 @@ class Mask2FormerConfig:
 
   Attributes:
     num_classes: C, without the ignore label.
-    backbone: which features it stands on.
+    backbone: kind of the features that it stands on.
     channels: width of both decoders.
     num_queries: Q.
-    encoder_layers: of the pixel decoder.
-    decoder_layers: of the transformer decoder.
-    num_heads: of all attentions.
-    encoder_width: of the feed-forward networks in the pixel decoder.
-    decoder_width: of those in the transformer decoder.
+    encoder_layers: number of layers of the pixel decoder.
+    decoder_layers: number of layers of the transformer decoder.
+    num_heads: number of heads of all attentions.
+    encoder_width: width of the feed-forward networks in the pixel decoder.
+    decoder_width: width of those in the transformer decoder.
     class_head: a key of `CLASS_HEADS`.
     dtype: compute dtype of the transformer decoder; the pixel decoder is always float32.
     remat: recompute the decoders' layers in the backward pass.
@@ -171,8 +171,8 @@ def full_size_masks(mask_logits: jax.Array, height: int, width: int) -> jax.Arra
 
   Args:
     mask_logits: [B, h, w, Q] at stride 4 of the padded input.
-    height: of the unpadded input, px.
-    width: of the unpadded input, px.
+    height: height of the unpadded input, px.
+    width: width of the unpadded input, px.
 
   Returns:
     [B, height, width, Q]; times the class scores of the queries they are the semantic scores.

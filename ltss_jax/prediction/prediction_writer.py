@@ -51,7 +51,7 @@ class PredictionWriter:
     """Writes the results of one image.
 
     Args:
-      path: of the image.
+      path: path of the image.
       image: uint8 [H, W, 3], upright.
       label: integers [H, W].
       scores: float32 [C, H, W]; None leaves them out.
@@ -86,9 +86,9 @@ def image_summary(file_name: str, label: np.ndarray, class_names: tuple[str, ...
   """What is in an image.
 
   Args:
-    file_name: of the image.
+    file_name: name of the image.
     label: integers [H, W] below C.
-    class_names: of the C classes.
+    class_names: names of the C classes.
 
   Returns:
     {"file_name", "height", "width", "classes"}; of each class that occurs, the most frequent first,
