@@ -23,7 +23,7 @@ from configs import flags as config_parsing
 from input_pipeline import datasets
 from kernels.ms_deform_attn import aot_gpu, aot_tpu
 from ltss_jax import build, dataset as dataset_lib, mesh as mesh_lib, optimizer
-from ltss_jax.training import train_step as steps
+from ltss_jax.training import run, train_step
 
 # What compiled programs call for a Pallas kernel, on a TPU and on a GPU.
 _KERNELS = ('"tpu_custom_call"', '"__gpu$xla.gpu.triton"')
@@ -42,10 +42,7 @@ def lower(config: ml_collections.ConfigDict, devices) -> jax.stages.Lowered:
     config, dataset = dataset_lib.prepare_run(config)
     metadata, train_stats = dataset.metadata, dataset.train_stats
   mesh = mesh_lib.data_mesh(devices)
-  accumulation = config.train.grad_accumulation
-  what = f"{len(devices)} devices x {accumulation} micro-batches (config.train.grad_accumulation)"
-  parts = len(devices) * accumulation
-  mesh_lib.check_batch_size("config.batch_size", config.batch_size, parts, what)
+  run.check_batch_size(config, mesh)
   objective = build.build_objective(
     config,
     num_classes=metadata.num_classes,
@@ -54,15 +51,7 @@ def lower(config: ml_collections.ConfigDict, devices) -> jax.stages.Lowered:
     train_stats=train_stats,
   )
   transform = optimizer.make_optimizer(build.optimizer_config(config), objective.decays)
-  step = steps.make_train_step(
-    objective,
-    transform,
-    mesh,
-    seed=config.seed,
-    log_every_steps=config.train.log_every_steps,
-    max_nonfinite_steps=config.train.max_nonfinite_steps,
-    grad_accumulation=accumulation,
-  )
+  step = run.make_step_function(config, objective, transform, mesh)
   sharding, crop = mesh_lib.batch_sharding(mesh), config.data.crop_size
   shapes = {
     "image": ((crop, crop, 3), jnp.uint8),
@@ -75,7 +64,7 @@ def lower(config: ml_collections.ConfigDict, devices) -> jax.stages.Lowered:
     name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=sharding)
     for name, (shape, dtype) in shapes.items()
   }
-  return step.lower(steps.abstract_state(objective, transform, mesh), batch)
+  return step.lower(train_step.abstract_state(objective, transform, mesh), batch)
 
 
 def main(_) -> None:

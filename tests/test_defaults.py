@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from configs import common
+from configs import common, models
 from configs.fields import field_names
 from input_pipeline import color_jitter, copy_paste, datasets, pipeline, transforms
 from ltss_jax import architectures, optimizer
@@ -143,6 +143,8 @@ def test_the_choices_are_those_that_the_library_has():
   choices = common.CHOICES
   assert choices["model.name"] == tuple(architectures.SPECS)
   assert choices["loss.class_loss"] == tuple(class_losses.CLASS_LOSSES)
+  heads = {name: loss.class_head for name, loss in class_losses.CLASS_LOSSES.items()}
+  assert {name: head for name, head in heads.items() if head != "softmax"} == models._CLASS_HEADS
   assert choices["loss.matcher"] == tuple(matching.BACKENDS)
   assert choices["model.class_head"] == tuple(mask2former.CLASS_HEADS)
   assert choices["model.backbone_norm"] == backbones.NORMS

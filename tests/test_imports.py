@@ -235,7 +235,7 @@ def test_no_module_imports_itself_over_others():
     for module, (source, is_package) in modules.items()
   }
   # Whoever imports nothing of what is left cannot be part of a circle.
-  left = {module: names for module, names in imports.items()}
+  left = dict(imports)
   while free := [module for module, names in left.items() if not names & left.keys()]:
     for module in free:
       del left[module]

@@ -21,11 +21,8 @@ def model_config(config: ml_collections.ConfigDict, num_classes: int) -> Any:
     num_classes: C.
   """
   model = config.model
-  backbone = backbones.BackboneConfig(
-    name=model.backbone,
-    norm=model.backbone_norm,
-    **fields_of(backbones.BackboneConfig, {k: v for k, v in model.items() if k != "name"}),
-  )
+  names = {"name": model.backbone, "norm": model.backbone_norm}
+  backbone = backbones.BackboneConfig(**fields_of(backbones.BackboneConfig, model) | names)
   given = {"num_classes": num_classes, "crop_size": config.data.crop_size, "backbone": backbone}
   cls = architectures.SPECS[model.name].model_config
   return cls(**fields_of(cls, {**model, **given}))

@@ -1,26 +1,30 @@
 """The two class heads of Mask2Former: what their outputs mean, and the loss of all queries."""
 
+import abc
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
 from ltss_jax.losses.class_loss_type import ClassLoss
 
 
-class SoftmaxHead:
-  """Logits of C classes and "no object", which exclude each other.
+class ClassHead(abc.ABC):
+  """What the outputs of a class head mean.
 
   Attributes:
     num_others: number of outputs beside the classes.
     others: their names, for messages.
   """
 
-  num_others = 1
-  others = "no object"
+  num_others: ClassVar[int]
+  others: ClassVar[str]
 
+  @abc.abstractmethod
   def probability(self, class_logits: jax.Array) -> jax.Array:
-    """Probability of every class, [..., C + 1] -> [..., C + 1]; the last is "no object"."""
-    return jax.nn.softmax(class_logits)
+    """Probability of every class, [..., C + others] -> [..., at least C]."""
 
+  @abc.abstractmethod
   def loss_sums(
     self,
     class_loss: ClassLoss,
@@ -30,18 +34,31 @@ class SoftmaxHead:
     no_object_weight: float,
     counts: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Weighted class loss of all queries; those without a target are to say "no object".
+    """Loss of all queries.
 
     Args:
       class_loss: loss of each query.
-      class_logits: [L, B, Q, C + outputs beside the classes] float32.
+      class_logits: [L, B, Q, C + others] float32.
       label: [L, B, Q] int32, C without a target.
-      no_object_weight: weight of the queries without a target, beside 1.
+      no_object_weight: weight of the queries without a target, beside 1, where "no object" is
+        taken for a class.
       counts: [L, C] samples of every class so far, where the loss keeps counts.
 
     Returns:
       Three [L]: sums of the weighted loss, sums of the weights, sums of the objectness loss.
     """
+
+
+class SoftmaxHead(ClassHead):
+  """Logits of C classes and "no object", which exclude each other."""
+
+  num_others = 1
+  others = "no object"
+
+  def probability(self, class_logits):
+    return jax.nn.softmax(class_logits)
+
+  def loss_sums(self, class_loss, class_logits, label, *, no_object_weight, counts=None):
     loss, weight = _of_queries(class_loss, class_logits, label, counts)
     no_object = label == class_logits.shape[-1] - 1
     weight = weight * jnp.where(no_object, no_object_weight, 1.0)
@@ -52,33 +69,20 @@ class SoftmaxHead:
     )
 
 
-class ObjectnessHead:
+class ObjectnessHead(ClassHead):
   """Logits of C classes, and two of object and no object, as the Seesaw loss wants them.
 
-  Attributes: as of `SoftmaxHead`.
+  The class loss is of the queries with a target, a two-way cross-entropy of all queries.
   """
 
   num_others = 2
   others = "object and no object"
 
-  def probability(self, class_logits: jax.Array) -> jax.Array:
-    """Probability of every class, [..., C + 2] -> [..., C]."""
+  def probability(self, class_logits):
     objectness = jax.nn.softmax(class_logits[..., -2:])[..., :1]
     return jax.nn.softmax(class_logits[..., :-2]) * objectness
 
-  def loss_sums(
-    self,
-    class_loss: ClassLoss,
-    class_logits: jax.Array,
-    label: jax.Array,
-    *,
-    no_object_weight: float,
-    counts: jax.Array | None = None,
-  ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Class loss of the queries with a target, two-way cross-entropy of all queries' objectness.
-
-    Arguments and result as of `SoftmaxHead`; "no object" is no class, its weight not used.
-    """
+  def loss_sums(self, class_loss, class_logits, label, *, no_object_weight, counts=None):
     del no_object_weight
     num_classes = class_logits.shape[-1] - 2
     matched = label < num_classes
@@ -104,4 +108,4 @@ def _of_queries(
 
 
 # Under the names of config.model.class_head.
-HEADS = {"softmax": SoftmaxHead(), "seesaw": ObjectnessHead()}
+HEADS: dict[str, ClassHead] = {"softmax": SoftmaxHead(), "seesaw": ObjectnessHead()}

@@ -80,7 +80,7 @@ class CriterionConfig:
     return self.ignored_pixels == "left_out"
 
   @property
-  def class_head(self) -> class_heads.SoftmaxHead | class_heads.ObjectnessHead:
+  def class_head(self) -> class_heads.ClassHead:
     """The class head that gives the logits."""
     return class_heads.HEADS[self.class_loss.class_head]
 

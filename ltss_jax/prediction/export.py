@@ -192,7 +192,7 @@ def program_of(
   image = jax.ShapeDtypeStruct((batch, *size, 3), np.uint8)
   try:
     return jax_export.export(jax.jit(function), platforms=platforms)(weights, image)
-  except (NotImplementedError, ValueError) as error:
+  except (NotImplementedError, ValueError) as error:  # Pallas raises the latter for platforms.
     reason = str(error).splitlines()[0]
     raise ValueError(
       f"the model cannot be exported for config.export.platforms={platforms!r} ({reason}); with "

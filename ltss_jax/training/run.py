@@ -115,7 +115,7 @@ def opened(
   """
   config, dataset = prepare_run(config)
   mesh = mesh_lib.data_mesh()
-  _check_batch_size(config, mesh)
+  check_batch_size(config, mesh)
   with checkpoint.Checkpoints(paths.checkpoints(workdir), config.checkpoint.keep) as saved:
     if saved.steps:  # What an aborted attempt left without a checkpoint is no run yet.
       run_config.check(workdir, config)
@@ -151,7 +151,7 @@ def opened(
           config=config,
           workdir=workdir,
           mesh=mesh,
-          step_function=_step_function(config, objective, transform, mesh),
+          step_function=make_step_function(config, objective, transform, mesh),
           batches=batches,
           saved=saved,
           evaluation=evaluation,
@@ -162,18 +162,27 @@ def opened(
         yield run, state
 
 
-def _check_batch_size(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> None:
+def check_batch_size(config: ml_collections.ConfigDict, mesh: jax.sharding.Mesh) -> None:
+  """Raises a ValueError where a batch does not split evenly over devices and micro-batches."""
   accumulation = config.train.grad_accumulation
   what = f"{mesh.size} devices x {accumulation} micro-batches (config.train.grad_accumulation)"
   mesh_lib.check_batch_size("config.batch_size", config.batch_size, mesh.size * accumulation, what)
 
 
-def _step_function(
+def make_step_function(
   config: ml_collections.ConfigDict,
   objective: architectures.Objective,
   transform: optax.GradientTransformation,
   mesh: jax.sharding.Mesh,
 ) -> train_step.StepFunction:
+  """The training step with the settings of `config.train`; compiles on first use.
+
+  Args:
+    config: resolved config.
+    objective: model and loss of the config.
+    transform: optimizer of the config.
+    mesh: devices over which the batch is split.
+  """
   return train_step.make_train_step(
     objective,
     transform,

@@ -42,14 +42,14 @@ def describe(arrays: Mapping[str, np.ndarray], class_head: str) -> Description:
     class_head: "softmax" or "seesaw", where a file without the loss's buffers does not tell.
   """
   backbone = _backbone(arrays)
-  outputs = {model: arrays.get(name) for model, name in _CLASS_BIASES.items()}
-  for model, bias in outputs.items():
-    if bias is not None:
-      fields = {field.name for field in dataclasses.fields(SPECS[model].model_config)}
-      head = _class_head(arrays, len(bias), class_head) if "class_head" in fields else None
-      others = mask2former.CLASS_HEADS[head].num_others if head else 0
-      return Description(model, backbone, head, len(bias) - others)
-  return Description(None, backbone, None, None)
+  model = next((model for model, name in _CLASS_BIASES.items() if name in arrays), None)
+  if model is None:
+    return Description(None, backbone, None, None)
+  outputs = len(arrays[_CLASS_BIASES[model]])
+  if "class_head" not in {field.name for field in dataclasses.fields(SPECS[model].model_config)}:
+    return Description(model, backbone, None, outputs)
+  head = _class_head(arrays, outputs, class_head)
+  return Description(model, backbone, head, outputs - mask2former.CLASS_HEADS[head].num_others)
 
 
 def _class_head(arrays: Mapping[str, np.ndarray], num_outputs: int, default: str) -> str:
