@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ltss_jax.losses.class_loss_type import ClassLoss
+from ltss_jax.losses.class_loss_type import ClassLoss, cross_entropy
 
 # Floor under the label's probability in the compensation factor, which would grow without bound.
 _MIN_PROBABILITY = 0.01
@@ -67,7 +67,6 @@ class Seesaw(ClassLoss):
     if counts is None:
       raise ValueError("the Seesaw loss needs `counts`, the samples of every class so far")
     logits = logits.astype(jnp.float32)
-    picked = jnp.take_along_axis(logits, label[..., None], axis=-1)[..., 0]
     scaled = logits + log_factors(logits, label, counts, self.seesaw_p, self.seesaw_q)
-    value = jax.nn.logsumexp(scaled, axis=-1) - picked
+    value = cross_entropy(scaled, label)  # the factor of the label itself is 1
     return value, jnp.ones_like(value)
