@@ -50,6 +50,8 @@ class Objective:
       "dropped_classes" where `max_targets` asks the input pipeline for them.
     loss_terms: names in that dict.
     decays: whether weight decay applies to a parameter path.
+    layers_above: number of encoder blocks between a parameter path and the encoder's end, the
+      exponent of the layer-wise decay of learning rates; 0 for all else.
     max_targets: T, number of classes of one image that the loss can take; 0 for all.
   """
 
@@ -57,6 +59,7 @@ class Objective:
   loss: Callable[..., tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]]
   loss_terms: tuple[str, ...]
   decays: Callable[[str], bool]
+  layers_above: Callable[[str], int]
   max_targets: int
 
 

@@ -105,6 +105,7 @@ def objective(
       "invalid_matches",
     ),
     decays=lambda path: backbones.decays(path) and not _UNDECAYED.search(path),
+    layers_above=lambda path: 0,
     max_targets=loss_config.max_targets,
   )
 

@@ -131,7 +131,12 @@ def _objective(
     return value, (new_stats, {"loss": value})
 
   return Objective(
-    init=init, loss=loss, loss_terms=("loss",), decays=backbones.decays, max_targets=0
+    init=init,
+    loss=loss,
+    loss_terms=("loss",),
+    decays=backbones.decays,
+    layers_above=lambda path: 0,
+    max_targets=0,
   )
 
 

@@ -21,7 +21,7 @@ def model_config(config: ml_collections.ConfigDict, num_classes: int) -> Any:
     num_classes: C.
   """
   model = config.model
-  names = {"name": model.backbone, "norm": model.backbone_norm}
+  names = {"name": model.backbone, "norm": model.backbone_norm, "frozen": model.freeze_backbone}
   backbone = backbones.BackboneConfig(**fields_of(backbones.BackboneConfig, model) | names)
   given = {"num_classes": num_classes, "crop_size": config.data.crop_size, "backbone": backbone}
   cls = architectures.SPECS[model.name].model_config

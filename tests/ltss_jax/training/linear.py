@@ -19,5 +19,6 @@ def objective():
     loss=loss,
     loss_terms=("loss",),
     decays=lambda path: True,
+    layers_above=lambda path: 0,
     max_targets=0,
   )
