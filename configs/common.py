@@ -210,20 +210,29 @@ FIELDS = {
   # The optimizer and its schedule.
   "optimizer": {
     "name": Field("adamw", ("sgd", "adamw")),
-    "learning_rate": Field(1e-4, POSITIVE),  # that the schedule starts from
+    "learning_rate": Field(1e-4, POSITIVE),  # largest one of the schedule
     "momentum": Field(0.9, PROBABILITY),  # sgd only
     "b1": Field(0.9, PROBABILITY),  # adamw only: decay of the mean of the gradients
     "b2": Field(0.999, PROBABILITY),  # adamw only: decay of the mean of their squares
     "weight_decay": Field(0.05, NOT_NEGATIVE),  # 0 on normalisation layers and embeddings
     "backbone_multiplier": Field(0.1, NOT_NEGATIVE),  # learning rate of the backbone, relative
+    # eomt only: learning rate of an encoder block, relative to that of the block after it.
+    "layer_decay": Field(1.0, Range(0, 1, low_open=True)),
     # Largest norm of the gradient of the whole model; 0: not clipped.
     "clip_norm": Field(0.01, NOT_NEGATIVE),
-    # Of the schedule learning_rate * (1 - step / steps)^poly_power; 0: constant, so that a finished
-    # run can be made longer.
+    # "poly": one schedule for all, learning_rate * (1 - step / steps)^poly_power after the warm-up;
+    # "two_stage": the backbone's rate stays 0 while the rest warms up, and rises only then.
+    "schedule": Field("poly", ("poly", "two_stage")),
+    # Power with which the rate falls; 0: constant, so that a finished run can be made longer.
     "poly_power": Field(0.9, NOT_NEGATIVE),
-    # W, updates over which the rate rises linearly from 1 / W of the schedule's, in the first one,
-    # to all of it, in the one after them; 0: no warm-up.
+    # W, updates over which the rate rises linearly to the schedule's, which it has in the one after
+    # them. The first one has 1 / W of it for "poly", 0 for "two_stage". 0: no warm-up.
     "warmup_steps": Field(0, COUNT_OR_0),
+    # two_stage only: updates after those over which the backbone's rate rises linearly from 0.
+    "backbone_warmup_steps": Field(0, COUNT_OR_0),
+    # d: beside the trained weights an average of them is kept, in which those of an update have the
+    # weight 1 - d; it is what is evaluated and predicted with. 0: none.
+    "ema_decay": Field(0.0, PROBABILITY),
   },
   "init": {
     # What training starts from: the workdir of an earlier run, or a directory of converted

@@ -57,6 +57,7 @@ class Objective:
     layers_above: number of encoder blocks between a parameter path and the encoder's end, the
       exponent of the layer-wise decay of learning rates; 0 for all else.
     max_targets: T, number of classes of one image that the loss can take; 0 for all.
+    frozen: entries of params that training leaves as they are.
   """
 
   init: Callable[[jax.Array], tuple[Any, Any]]
@@ -65,6 +66,11 @@ class Objective:
   decays: Callable[[str], bool]
   layers_above: Callable[[str], int]
   max_targets: int
+  frozen: tuple[str, ...] = ()
+
+  def trained(self, params: dict[str, Any]) -> dict[str, Any]:
+    """The entries of the parameters that training changes."""
+    return {name: part for name, part in params.items() if name not in self.frozen}
 
 
 @dataclasses.dataclass(frozen=True)
