@@ -27,7 +27,8 @@ def build_predictor(
   options = config.eval
   if options.window:
     stride = options.window_stride or -(-2 * options.window // 3)
-    architecture = sliding_window.over_windows(architecture, options.window, stride)
+    starts = sliding_window.strided(options.window, stride)
+    architecture = sliding_window.over_windows(architecture, options.window, starts)
   augmentation = test_time_augmentation.AugmentationOptions(
     scales=tuple(options.scales),
     max_size=options.scales_max_size,

@@ -72,7 +72,8 @@ def counts(
   mesh = mesh_lib.data_mesh(jax.devices()[:devices])
   architecture = architecture or colour_architecture()
   if window:
-    architecture = sliding_window.over_windows(architecture, window, window - 3)
+    starts = sliding_window.strided(window, window - 3)
+    architecture = sliding_window.over_windows(architecture, window, starts)
   options = dataclasses.replace(
     test_time_augmentation.NO_AUGMENTATION, max_size=64, shape_multiple=multiple, **options
   )

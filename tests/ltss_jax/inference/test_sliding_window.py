@@ -29,7 +29,8 @@ def window_architecture():
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 20), st.integers(1, 20))
 def test_every_pixel_is_in_a_window_inside_the_image(height, width, window, stride):
-  corners = sliding_window.window_corners(height, width, window, min(stride, window))
+  starts = sliding_window.strided(window, min(stride, window))
+  corners = sliding_window.window_corners(height, width, starts)
   seen = np.zeros((height, width), int)
   for top, left in corners:
     assert top + min(window, height) <= height and left + min(window, width) <= width
@@ -39,17 +40,18 @@ def test_every_pixel_is_in_a_window_inside_the_image(height, width, window, stri
 
 
 def test_corners_by_hand():
-  corners = sliding_window.window_corners(10, 8, 8, 5)
+  corners = sliding_window.window_corners(10, 8, sliding_window.strided(8, 5))
   np.testing.assert_array_equal(corners, [(0, 0), (2, 0)])
 
 
 @pytest.mark.parametrize("size", [(10, 17), (6, 17), (5, 6)])
 def test_scores_are_means_over_the_windows(size):
-  model = sliding_window.over_windows(window_architecture(), window=8, stride=5)
+  starts = sliding_window.strided(8, 5)
+  model = sliding_window.over_windows(window_architecture(), 8, starts)
   params = jax.random.normal(jax.random.key(1), (3, NUM_CLASSES))
   image = jax.random.normal(jax.random.key(0), (2, *size, 3))
   total, times = np.zeros((2, *size, NUM_CLASSES)), np.zeros(size)
-  for top, left in sliding_window.window_corners(*size, 8, 5):
+  for top, left in sliding_window.window_corners(*size, starts):
     at = slice(top, top + 8), slice(left, left + 8)
     crop = np.asarray(image)[:, *at]
     total[:, *at] += (crop - crop.mean((1, 2), keepdims=True)) @ np.asarray(params)
