@@ -28,6 +28,8 @@ class Model:
     check: raises a ValueError where its fields do not fit each other.
     crop_setting: setting because of which its weights fit one `config.data.crop_size` alone, for
       messages; "" where they fit all.
+    square_input: whether it takes squares of `config.data.crop_size` alone, so that it sees images
+      in windows of that side.
   """
 
   recipe: Callable[[ml_collections.ConfigDict], None]
@@ -36,6 +38,7 @@ class Model:
   backbones: str = ""
   check: Callable[[ml_collections.ConfigDict], None] = _any_values
   crop_setting: Callable[[ml_collections.ConfigDict], str] = lambda config: ""
+  square_input: bool = False
 
 
 def _mask2former(config: ml_collections.ConfigDict) -> None:

@@ -35,5 +35,6 @@ def build_predictor(
     flip=options.flip,
     flip_pairs=tuple(flip_pairs),
     shape_multiple=options.shape_multiple,
+    half_even=options.round_half_even,
   )
   return Predictor(architecture, mesh, augmentation)

@@ -32,10 +32,9 @@ def strided(window: int, stride: int) -> Starts:
 def spread(window: int) -> Starts:
   """As few windows as cover an axis, evenly over it, as EoMT's release places them.
 
-  Its formula, in its own floating point (Kerssies et al., CVPR 2025; `window_imgs_semantic` of the
-  public code), but for the last window: it starts where the axis has `window` pixels left. Rounding
-  puts the release's one pixel before that on some axes, as on one of 675 pixels with windows of 224,
-  and then no window has the last pixel.
+  Its formula, in its own floating point (Kerssies et al., CVPR 2025, public code), but for the last
+  window: that one ends at the border. Rounding lets the release's end one pixel before it on some
+  axes, as on one of 675 pixels with windows of 224, so that the last pixel is in none.
 
   Args:
     window: side in pixels; on an axis that is shorter, the window is as long as the axis.
