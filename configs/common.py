@@ -267,6 +267,8 @@ FIELDS = {
     "every_steps": Field(10_000, COUNT_OR_0),
     "min_size": Field(512, COUNT_OR_0),  # px, shorter side of a test image; 0: native size
     "max_size": Field(2048, COUNT),  # px, limit on the longer side of a test image
+    # Round a test image's side of 682.5 px to the even number, as EoMT's release, not up.
+    "round_half_even": False,
     # Images of equal shape evaluated together, over all devices and processes.
     "batch_size": Field(8, COUNT),
     # Shorter sides, px, whose score maps are averaged, as (256, 384, 512, 640, 768, 896);

@@ -41,6 +41,8 @@ class Model:
     check: raises a ValueError where its fields do not fit each other.
     crop_setting: setting because of which its weights fit one `config.data.crop_size` alone, for
       messages; "" where they fit all.
+    square_input: whether it takes squares of `config.data.crop_size` alone, so that it sees images
+      in windows of that side.
   """
 
   recipe: Callable[[ml_collections.ConfigDict], None]
@@ -50,6 +52,7 @@ class Model:
   instead: Mapping[str, str] = dataclasses.field(default_factory=dict)
   check: Callable[[ml_collections.ConfigDict], None] = _any_values
   crop_setting: Callable[[ml_collections.ConfigDict], str] = lambda config: ""
+  square_input: bool = False
 
 
 def _mask2former(config: ml_collections.ConfigDict) -> None:
@@ -183,10 +186,11 @@ MODELS = {
     recipe=_eomt,
     fields=("num_queries", "num_blocks", "class_head", "max_targets"),
     backbones=("dinov2_", "dinov3_", "vit_small"),
-    methods=_OF_QUERIES,
+    methods=_OF_QUERIES | {"optimizer.layer_decay": 1.0},
     instead={"resnet50": "dinov2_l", "resnet_small": "vit_small"},
     check=_check_eomt,
     crop_setting=_square,
+    square_input=True,
   ),
 }
 

@@ -28,11 +28,12 @@ class Architecture:
     num_classes: C.
     init: key -> (params, stats).
     predict: (params, stats, image [B, H, W, 3] normalised) -> prediction, a tree of [B, ...]; a
-      model that takes some sizes only pads by itself (`backbones.pad_to_stride`).
+      model that takes multiples of a size pads by itself (`backbones.pad_to_stride`).
     score_blocks: (prediction of one image, without its batch axis, (H, W)) -> function that gives
       the float32 scores of a block of classes at the input's size; the class with the largest
       score wins.
-    input_side: side of the squares that `predict` takes alone, px; 0 where it takes any size.
+    input_side: S, side in pixels of the squares that `predict` and `score_blocks` take alone, whose
+      windows show it any image (`inference/sliding_window.py: any_size`); 0: they take any size.
   """
 
   num_classes: int

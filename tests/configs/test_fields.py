@@ -114,6 +114,7 @@ UNCHECKED = {
   "data.flip": True,
   "data.root": "",
   "eval.flip": False,
+  "eval.round_half_even": False,
   "eval.save_json": False,
   "eval.scales": (),
   "export.platforms": ("cpu", "cuda", "tpu"),
