@@ -13,7 +13,7 @@ Measured  seed 0, on a shared machine; rare, common, frequent by image and by pi
           deeplabv3plus  48.2 (3.4 28.1 66.8; 3.4 25.1 67.8) on one
 
 The command runs a small Mask2Former; `shapes_lt.py:model=deeplabv3plus` is a small DeepLabV3+.
-`method=` takes rfs, copy_paste, seesaw, frequency_matcher (Mask2Former only) and combinations
+`method=` takes rfs, copy_paste, seesaw, frequency_matcher (not DeepLabV3+) and combinations
 (`method=rfs+copy_paste`); `make study` compares them.
 
 Images vary around 128 to 192 px; they are trained near and tested at their native size. The network
