@@ -87,8 +87,7 @@ def objective(
   Args:
     config: shape of the model.
     loss_config: costs, losses and matcher.
-    mesh: mesh with the axis "data", over which the training batch is split; each device matches its
-      own images.
+    mesh: devices over all of whose axes the training batch is split; each matches its own images.
   """
   model = mask2former.functions(config)
   return Objective(
@@ -112,14 +111,15 @@ def objective(
 def _loss(model, config, criterion, mesh) -> Callable:
   """`Objective.loss` of Mask2Former."""
   ignore_label, keeps_counts = criterion.ignore_label, criterion.class_loss.keeps_counts
+  axes = mesh.axis_names
 
   def sums_of_all_devices(class_logits, mask_logits, targets, keys, counts):
     sums = mask_criterion.criterion_sums(
-      criterion, class_logits, mask_logits, targets, keys, config.num_classes, counts, "data"
+      criterion, class_logits, mask_logits, targets, keys, config.num_classes, counts, axes
     )
-    return jax.lax.psum(sums, "data")
+    return jax.lax.psum(sums, axes)
 
-  per_image, per_prediction = PartitionSpec("data"), PartitionSpec(None, "data")
+  per_image, per_prediction = PartitionSpec(axes), PartitionSpec(None, axes)
   sharded_sums = jax.shard_map(
     sums_of_all_devices,
     mesh=mesh,
@@ -134,7 +134,7 @@ def _loss(model, config, criterion, mesh) -> Callable:
     model_key, point_key = jax.random.split(rng)
     image = backbones.pad_to_stride(batch["image"])
     label = backbones.pad_to_stride(batch["label"], ignore_label)
-    with ms_deform_attn.sharded(mesh, batch_axis="data"):
+    with ms_deform_attn.sharded(mesh, batch_axis=axes):
       outputs, new_stats = model.apply(params, stats, image, train=True, rng=model_key)
     sums = sharded_sums(
       outputs.class_logits,
