@@ -133,20 +133,22 @@ def check_batch_size(field: str, batch_size: int, parts: int, what: str) -> None
 
 
 def local_replica(tree: Any, mesh: Mesh) -> Any:
-  """Whole copies of global arrays on the process's own devices; to be called by all processes.
+  """Global arrays as arrays on the process's own devices, each of which holds them whole.
 
   Args:
-    tree: arrays on one mesh of all devices of the job. Of replicated ones nothing is copied.
+    tree: arrays on a mesh of all devices. Replicated ones are not copied; divided ones are
+      gathered, which all processes have to call for.
     mesh: mesh of all of this process's devices.
   """
-  whole = jax.device_put(tree, jax.tree.map(lambda x: replicated(x.sharding.mesh), tree))
   sharding = replicated(mesh)
 
   def local(x: jax.Array) -> jax.Array:
+    if not x.is_fully_replicated:
+      x = jax.device_put(x, replicated(x.sharding.mesh))
     shards = [shard.data for shard in x.addressable_shards]
     return jax.make_array_from_single_device_arrays(x.shape, sharding, shards)
 
-  return jax.tree.map(local, whole)
+  return jax.tree.map(local, tree)
 
 
 def sum_over_processes(counts: np.ndarray) -> np.ndarray:
