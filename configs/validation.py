@@ -23,6 +23,7 @@ def validate_together(config: ml_collections.ConfigDict) -> None:
   models.check(config)
   _validate_platforms(config.export.platforms)
   _validate_profile_steps(config.train.profile_steps)
+  _validate_schedule(config)
   _validate_pairs(config)
 
 
@@ -56,6 +57,25 @@ def _validate_profile_steps(steps: tuple) -> None:
     raise ValueError(
       f"config.train.profile_steps={steps!r} must be the first and the last step to trace, whole"
       " numbers of at least 1, as in (10, 12); () traces none"
+    )
+
+
+def _validate_schedule(config: ml_collections.ConfigDict) -> None:
+  """Checks the fields of the schedule against each other and the run's length."""
+  recipe, steps = config.optimizer, config.train.steps
+  if recipe.schedule == "poly":
+    if recipe.backbone_warmup_steps:
+      raise ValueError(
+        f"config.optimizer.backbone_warmup_steps={recipe.backbone_warmup_steps} needs"
+        " config.optimizer.schedule='two_stage', not 'poly'; set one of them"
+      )
+    return
+  warmup = recipe.warmup_steps + recipe.backbone_warmup_steps
+  if 0 < steps <= warmup:  # 0: not yet known
+    raise ValueError(
+      f"config.optimizer.warmup_steps={recipe.warmup_steps} and"
+      f" config.optimizer.backbone_warmup_steps={recipe.backbone_warmup_steps} must add up to less"
+      f" than config.train.steps={steps}, over the rest of which the rates fall"
     )
 
 

@@ -45,6 +45,16 @@ from configs import common, models, shapes_lt
       "config.model.drop_path=-0.7 must be -1 or at least 0 and less than 1; nearest valid: -1",
     ),
     (
+      "optimizer.ema_decay",
+      1.0,
+      "config.optimizer.ema_decay=1.0 must be at least 0 and less than 1",
+    ),
+    (
+      "optimizer.layer_decay",
+      0.0,
+      "config.optimizer.layer_decay=0.0 must be greater than 0 and at most 1",
+    ),
+    (
       "loss.oversample_ratio",
       0.5,
       "config.loss.oversample_ratio=0.5 must be at least 1; nearest valid: 1",
@@ -226,6 +236,29 @@ def test_fields_of_the_model_fit_each_other(variants, field, value, message):
   with pytest.raises(ValueError) as raised:
     common.validate(config)
   assert str(raised.value) == message
+
+
+def test_warmups_need_their_schedule_and_leave_steps_for_the_rest():
+  config = shapes_lt.get_config()
+  config.optimizer.update(warmup_steps=300, backbone_warmup_steps=500)
+  with pytest.raises(ValueError) as raised:
+    common.validate(config)
+  assert str(raised.value) == (
+    "config.optimizer.backbone_warmup_steps=500 needs config.optimizer.schedule='two_stage', not"
+    " 'poly'; set one of them"
+  )
+  config.optimizer.schedule = "two_stage"
+  config.train.steps = 0  # which the data will decide
+  common.validate(config)
+  config.train.steps = 801
+  common.validate(config)
+  config.train.steps = 800
+  with pytest.raises(ValueError) as raised:
+    common.validate(config)
+  assert str(raised.value) == (
+    "config.optimizer.warmup_steps=300 and config.optimizer.backbone_warmup_steps=500 must add up"
+    " to less than config.train.steps=800, over the rest of which the rates fall"
+  )
 
 
 def test_windows_need_no_rounded_shapes():
