@@ -90,11 +90,12 @@ def _fit(
   model, done, may_miss, backbone = config.model.name, Report(), None, None
   whole = whole_models.recognise(arrays)
   if whole is None:
+    differences.refuse(base)
     backbone = imagenet.recognise(arrays)
     arrays = backbone.arrays
   else:
     arrays = whole.to_official(arrays, done)
-  arrays = differences.completed(arrays, base, _encoder, done)
+    arrays = differences.completed(arrays, base, _original_dinov3, done)
   found = describe.describe(arrays, config.model.class_head)
   table = datasets.find_spec(config.data.name).class_table  # None where nobody publishes one
   describe.check(
@@ -124,11 +125,11 @@ def _fit(
   return params, stats, info, done
 
 
-def _encoder(source: str) -> dict[str, np.ndarray]:
-  """Official name -> array, of a file of an encoder alone."""
+def _original_dinov3(source: str) -> dict[str, np.ndarray]:
+  """Official name -> array, of the file of an original DINOv3."""
   arrays = readers.read_arrays(source)
   try:
-    return imagenet.recognise(arrays).arrays
+    return imagenet.recognise_dinov3(arrays)
   except ValueError as error:
     raise ValueError(f"--base={source}: {error}") from error
 

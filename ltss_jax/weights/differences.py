@@ -44,10 +44,7 @@ def completed(
   if not base:
     _require_complete(arrays)
   elif _MARK not in arrays:
-    raise ValueError(
-      f"--base={base} is for EoMT models with a DINOv3 encoder, whose files may hold differences;"
-      " this one is none: leave it out"
-    )
+    refuse(base)
   if base in ("", NONE):
     return dict(arrays)
   original = read_base(base)
@@ -58,6 +55,19 @@ def completed(
     _require_differences(encoder, original, base)
   done.changed.append(f"{_BACKBONE}*: the weights of {base} added to {len(whole)} arrays")
   return {**arrays, **whole}
+
+
+def refuse(base: str) -> None:
+  """Refuses a base for a file that cannot hold differences.
+
+  Raises:
+    ValueError: one is given.
+  """
+  if base:
+    raise ValueError(
+      f"--base={base} is for EoMT models with a DINOv3 encoder, whose files may hold differences;"
+      " this file is none of these: leave it out"
+    )
 
 
 def _require_complete(arrays: Mapping[str, np.ndarray]) -> None:
