@@ -121,6 +121,9 @@ FIELDS = {
     # deeplabv3plus. Parameters, statistics, pixel decoder, costs and losses stay in float32.
     "dtype": Field("bfloat16", ("float32", "bfloat16")),
     "remat": False,  # compute activations again in the backward pass: less memory, more time
+    # Train all but the backbone, which stays as config.init.checkpoint has it: it gets no gradient,
+    # no optimizer state, and runs as in inference.
+    "freeze_backbone": False,
     # Probability that the backbone's last block is skipped; -1: Swin 0.3, ViT 0.1. ResNets: never.
     "drop_path": Field(-1.0, Range(0, 1, high_open=True, special=-1)),
     # mask2former only, from here on.

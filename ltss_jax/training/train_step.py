@@ -52,16 +52,16 @@ def abstract_state(
 
 
 def _gradient_function(objective: architectures.Objective, grad_accumulation: int) -> Callable:
-  """Function of (params, stats, batch, rng) that returns (new stats, (gradients, loss terms))."""
+  """(params, stats, batch, rng, step) -> (new stats, (gradients, loss terms))."""
 
-  def of_micro_batch(params, stats, batch, rng):
+  def of_micro_batch(params, stats, batch, rng, step):
     loss = jax.value_and_grad(objective.loss, has_aux=True)
-    (_, (stats, terms)), grads = loss(params, stats, batch, rng)
+    (_, (stats, terms)), grads = loss(params, stats, batch, rng, step)
     return stats, (grads, terms)
 
-  def of_batch(params, stats, batch, rng):
+  def of_batch(params, stats, batch, rng, step):
     if grad_accumulation == 1:
-      return of_micro_batch(params, stats, batch, rng)
+      return of_micro_batch(params, stats, batch, rng, step)
 
     def split(x):  # Micro-batch i takes every grad_accumulation-th row: none leaves its device.
       x = x.reshape(-1, grad_accumulation, *x.shape[1:])
@@ -69,7 +69,7 @@ def _gradient_function(objective: architectures.Objective, grad_accumulation: in
 
     def body(stats, inputs):
       micro_batch, key = inputs
-      return of_micro_batch(params, stats, micro_batch, key)
+      return of_micro_batch(params, stats, micro_batch, key, step)
 
     keys = jax.random.split(rng, grad_accumulation)
     stats, sums = jax.lax.scan(body, stats, (jax.tree.map(split, batch), keys))
@@ -112,7 +112,7 @@ def make_train_step(
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
     rng = jax.random.fold_in(jax.random.key(seed), state.step)
     batch = dict(batch, image=architectures.normalize(batch["image"]))
-    stats, (grads, terms) = gradients(state.params, state.stats, batch, rng)
+    stats, (grads, terms) = gradients(state.params, state.stats, batch, rng, state.step)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     norm = optax.tree.norm(grads)

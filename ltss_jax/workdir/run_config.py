@@ -37,6 +37,7 @@ _NOT_SCORING = ("every_steps", "batch_size", "save_json", "step")
 _NOT_OF_WEIGHTS = (
   "dtype",
   "remat",
+  "freeze_backbone",
   "drop_path",
   "max_targets",
   "pixel_head",

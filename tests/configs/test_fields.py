@@ -117,6 +117,7 @@ UNCHECKED = {
   "init.checkpoint": "",
   "loss.frequency_matcher": False,
   "model.aspp_dilations": (6, 12, 18),
+  "model.freeze_backbone": False,
   "model.pixel_head": False,
   "model.remat": False,
   "predict.save_json": False,
