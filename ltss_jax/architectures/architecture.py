@@ -28,11 +28,12 @@ class Architecture:
     num_classes: C.
     init: key -> (params, stats).
     predict: (params, stats, image [B, H, W, 3] normalised) -> prediction, a tree of [B, ...]; a
-      model that takes some sizes only pads by itself (`backbones.pad_to_stride`).
+      model that takes multiples of a size pads by itself (`backbones.pad_to_stride`).
     score_blocks: (prediction of one image, without its batch axis, (H, W)) -> function that gives
       the float32 scores of a block of classes at the input's size; the class with the largest
       score wins.
-    input_side: side of the squares that `predict` takes alone, px; 0 where it takes any size.
+    input_side: S, side in pixels of the squares that `predict` and `score_blocks` take alone, whose
+      windows show it any image (`inference/sliding_window.py: any_size`); 0: they take any size.
   """
 
   num_classes: int
@@ -57,6 +58,7 @@ class Objective:
     layers_above: number of encoder blocks between a parameter path and the encoder's end, the
       exponent of the layer-wise decay of learning rates; 0 for all else.
     max_targets: T, number of classes of one image that the loss can take; 0 for all.
+    frozen: entries of params that training leaves as they are.
   """
 
   init: Callable[[jax.Array], tuple[Any, Any]]
@@ -65,6 +67,11 @@ class Objective:
   decays: Callable[[str], bool]
   layers_above: Callable[[str], int]
   max_targets: int
+  frozen: tuple[str, ...] = ()
+
+  def trained(self, params: dict[str, Any]) -> dict[str, Any]:
+    """The entries of the parameters that training changes."""
+    return {name: part for name, part in params.items() if name not in self.frozen}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -86,4 +86,6 @@ def build_objective(
   }
   cls = spec.loss_config
   settings = cls(**fields_of(cls, {**config.model, **config.loss, **given}))
-  return spec.objective(model_config(config, num_classes), settings, mesh)
+  objective = spec.objective(model_config(config, num_classes), settings, mesh)
+  frozen = ("backbone",) if config.model.freeze_backbone else ()
+  return dataclasses.replace(objective, frozen=frozen)

@@ -313,7 +313,7 @@ def test_it_overfits_eight_images():
   model = objective(mesh, num_points=512)
   inference = mask2former.architecture(small_config())
   recipe = recipes.optimizer(learning_rate=2e-3, steps=500, backbone_multiplier=1.0, clip_norm=0.1)
-  transform = optimizer.make_optimizer(recipe, model.decays)
+  transform = optimizer.make_optimizer(recipe, model.decays, model.layers_above)
   state = train_step.init_state(model, transform, 0, mesh)
   step = train_step.make_train_step(model, transform, mesh, **OPTIONS)
   for _ in range(recipe.steps):
