@@ -50,7 +50,9 @@ def lower(config: ml_collections.ConfigDict, devices) -> jax.stages.Lowered:
     mesh=mesh,
     train_stats=train_stats,
   )
-  transform = optimizer.make_optimizer(build.optimizer_config(config), objective.decays)
+  transform = optimizer.make_optimizer(
+    build.optimizer_config(config), objective.decays, objective.layers_above
+  )
   step = run.make_step_function(config, objective, transform, mesh)
   sharding, crop = mesh_lib.batch_sharding(mesh), config.data.crop_size
   shapes = {

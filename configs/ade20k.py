@@ -46,6 +46,7 @@ def get_config(variants: str = "") -> ml_collections.ConfigDict:
   config.data.name = "ade20k"
   config.train.steps = 160_000
   recipes = {
+    "model": {"eomt": common.passes(20_210)},
     "backbone": {
       "swin_b": _large_swin,
       "swin_l": _large_swin,

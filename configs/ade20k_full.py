@@ -43,5 +43,5 @@ def get_config(variants: str = "") -> ml_collections.ConfigDict:
   config = common.get_config()
   config.data.name = "ade20k_full"
   config.train.steps = 200_000
-  recipes = {"backbone": {"swin_l": _swin_l}}
+  recipes = {"model": {"eomt": common.passes(25_574)}, "backbone": {"swin_l": _swin_l}}
   return common.apply_variants(config, variants, recipes=recipes)

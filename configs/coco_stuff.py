@@ -32,4 +32,5 @@ def get_config(variants: str = "") -> ml_collections.ConfigDict:
   config.data.max_size = 1333
   config.train.steps = 900_000
   config.eval.max_size = 1333
-  return common.apply_variants(config, variants)
+  recipes = {"model": {"eomt": common.passes(118_287)}}
+  return common.apply_variants(config, variants, recipes=recipes)

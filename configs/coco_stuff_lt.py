@@ -34,4 +34,5 @@ def get_config(variants: str = "") -> ml_collections.ConfigDict:
   config.data.max_size = 1333
   config.train.steps = 320_000
   config.eval.max_size = 1333
-  return common.apply_variants(config, variants)
+  recipes = {"model": {"eomt": common.passes(40_679)}}
+  return common.apply_variants(config, variants, recipes=recipes)

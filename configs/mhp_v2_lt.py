@@ -40,5 +40,5 @@ def get_config(variants: str = "") -> ml_collections.ConfigDict:
   config.data.max_size = 1333
   config.train.steps = 52_000
   config.eval.max_size = 1333
-  recipes = {"model": {"mask2former": _mask2former}}
+  recipes = {"model": {"eomt": common.passes(6_931), "mask2former": _mask2former}}
   return common.apply_variants(config, variants, recipes=recipes)

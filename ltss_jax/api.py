@@ -87,7 +87,9 @@ class Model:
     """
     image = self._read(image)  # [H, W, 3]
     options = self.config.eval
-    batch = inference_batches.single_batch(image, options.min_size, options.max_size)
+    batch = inference_batches.single_batch(
+      image, options.min_size, options.max_size, half_even=options.round_half_even
+    )
     (one,) = stream.predictions(self._predictor, *self._weights, [batch])
     dtype = prediction_files.label_dtype(len(self.classes))
 

@@ -49,10 +49,16 @@ class Examples:
     """
     self._dataset, self._predictor, self._options = dataset, predictor, config.eval
     self._mesh = mesh_lib.data_mesh(jax.local_devices())
-    counts = dataset.val_counts
+    counts, options = dataset.val_counts, config.eval
     self._indices = choose(
       [
-        resize.eval_size(int(height), int(width), self._options.min_size, self._options.max_size)
+        resize.eval_size(
+          int(height),
+          int(width),
+          options.min_size,
+          options.max_size,
+          half_even=options.round_half_even,
+        )
         for height, width in zip(counts.height, counts.width, strict=True)
       ],
       count,

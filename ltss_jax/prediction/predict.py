@@ -158,6 +158,7 @@ class _PredictionRun:
       min_size=self._config.eval.min_size,
       max_size=self._config.eval.max_size,
       failed=self._report,
+      half_even=self._config.eval.round_half_even,
       max_pixels=options.max_pixels,
     )
     done = 0

@@ -17,7 +17,7 @@ from ltss_jax.dataset import Dataset
 from ltss_jax.inference import restore
 from ltss_jax.training import train_step
 from ltss_jax.training.state import TrainState
-from ltss_jax.weights import class_rows, initial_weights
+from ltss_jax.weights import class_rows, conversion_report, initial_weights, trees
 from ltss_jax.workdir import paths, run_config, run_data
 
 
@@ -38,11 +38,18 @@ def initial_state(
     mesh: devices that the state is replicated over.
 
   Raises:
-    ValueError: the saved weights are of another model, or not finite; all differences are named.
+    ValueError: the saved weights are of another model, or not finite; all differences are named. Or
+      there are none, and the backbone is to stay as they have it.
     checkpoint.CheckpointError: they cannot be read.
   """
   directory = config.init.checkpoint
   if not directory:
+    if config.model.freeze_backbone:
+      raise ValueError(
+        "config.model.freeze_backbone=True keeps the backbone as config.init.checkpoint has it, and"
+        " that is empty: random weights would stay random. Name weights with"
+        " --config.init.checkpoint, or train the backbone as well"
+      )
     if config.data.name in datasets.PUBLISHED:
       logging.warning(
         "config.init.checkpoint is empty: the backbone starts from random weights, while every "
@@ -50,13 +57,17 @@ def initial_state(
         " docs/conversion.md says where to get and how to convert them.",
         config.data.name,
       )
-    return train_step.init_state(objective, optimizer, config.seed, mesh)
+    return train_step.init_state(
+      objective, optimizer, config.seed, mesh, config.optimizer.ema_decay
+    )
   params, stats, info, source = _saved_weights(directory, config.init.step)
   is_backbone = info.get("contents") == "backbone"
   if info and not is_backbone:  # The number of classes alone may differ.
     run_config.check_weights(directory, info, config, info.get("num_classes"))
   state = train_step.init_state(objective, optimizer, config.seed, mesh)
   fresh = jax.device_get((state.params, state.stats))
+  if config.model.freeze_backbone:
+    _warn_of_frozen_beginners(fresh[0], (params, stats), source)
   rows = None if is_backbone else class_rows_of(directory, info, dataset.metadata.class_names)
   try:
     params, stats, changes = initial_weights.initial_weights(*fresh, params, stats, rows)
@@ -64,7 +75,21 @@ def initial_state(
     raise ValueError(f"{source}: {error}") from error
   logging.info("Starting from %s: %s", source, changes)
   params, stats = jax.device_put((params, stats), mesh_lib.replicated(mesh))
-  return dataclasses.replace(state, params=params, stats=stats)
+  ema = train_step.first_average(objective, params, stats, config.optimizer.ema_decay)
+  return dataclasses.replace(state, params=params, stats=stats, ema=ema)
+
+
+def _warn_of_frozen_beginners(fresh: Any, loaded: tuple[Any, Any], source: str) -> None:
+  """Names the parameters of a frozen backbone that the loaded (params, stats) lack."""
+  saved, prefix = trees.flatten(loaded[0]) | trees.flatten(loaded[1]), initial_weights.BACKBONE
+  beginners = [path for path in trees.flatten(fresh) if path.startswith(f"{prefix}/")]
+  beginners = [path for path in beginners if path not in saved]
+  if beginners:
+    logging.warning(
+      "config.model.freeze_backbone=True: what %s lacks of the backbone stays as it is drawn:\n%s",
+      source,
+      "\n".join(f"- {group}" for group in conversion_report.grouped(beginners)),
+    )
 
 
 def _saved_weights(directory: str, step: int) -> tuple[Any, Any, dict[str, Any], str]:

@@ -47,12 +47,12 @@ class Pictures:
       return False
     if show:
       chosen = self._chosen(self._options.log_images)
-      for i, example in enumerate(chosen(state.params, state.stats)):
+      for i, example in enumerate(chosen(*state.inference_weights)):
         picture = example_images.side_by_side(example, self._num_classes)
         self._writer.write_images(step, {f"examples/{i}_{example.file_name}": picture[None]})
     if keep:
       chosen = self._chosen(examples.MAX_IMAGES)
-      examples.keep(chosen, state.params, state.stats, self._path)
+      examples.keep(chosen, *state.inference_weights, self._path)
     return show or keep
 
   def are_missing(self) -> bool:

@@ -64,7 +64,7 @@ class Run:
     """The mIoU of a state in percent; None where the job is asked to stop before it is known."""
     try:
       preemption.check()
-      result = self.evaluation(step, state.params, state.stats, preemption.check)
+      result = self.evaluation(step, *state.inference_weights, preemption.check)
     except preemption_lib.Stopped:
       return None
     self.writer.write_scalars(step, evaluator.scalars(result))
@@ -129,9 +129,9 @@ def opened(
       train_stats=dataset.train_stats,
     )
     recipe = build.optimizer_config(config)
-    transform = optimizer.make_optimizer(recipe, objective.decays)
+    transform = optimizer.make_optimizer(recipe, objective.decays, objective.layers_above)
     if saved.steps:
-      state = train_step.abstract_state(objective, transform, mesh)
+      state = train_step.abstract_state(objective, transform, mesh, config.optimizer.ema_decay)
     else:
       state = initial_state.initial_state(config, dataset, objective, transform, mesh)
     with pipeline.train_iterator(
@@ -191,6 +191,7 @@ def make_step_function(
     log_every_steps=config.train.log_every_steps,
     grad_accumulation=config.train.grad_accumulation,
     max_nonfinite_steps=config.train.max_nonfinite_steps,
+    ema_decay=config.optimizer.ema_decay,
   )
 
 

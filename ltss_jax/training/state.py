@@ -13,10 +13,12 @@ class TrainState:
 
   Attributes:
     step: int32 scalar, number of updates done.
-    params: trained parameters, float32.
+    params: parameters, float32, those that training leaves as they are among them.
     stats: counted and not trained values, float32: running means and variances of batch norms
       (constants where they are frozen), samples of every class for the Seesaw loss.
-    opt_state: state of the optax transformation.
+    opt_state: state of the optax transformation, of the parameters that are trained.
+    ema: {"params": exponential moving averages of the trained parameters, "stats": of stats}, {}
+      where none are kept. Training does not read them.
     metric_sums: {"loss term": float32 scalar}, sums since the last log step. They are part of the
       state so that a resumed run logs what an uninterrupted one logs.
     skipped_in_a_row: int32 scalar, number of the last steps that changed nothing because their loss
@@ -29,6 +31,13 @@ class TrainState:
   params: Any
   stats: Any
   opt_state: Any
+  ema: dict[str, Any]
   metric_sums: dict[str, jax.Array]
   skipped_in_a_row: jax.Array
   diverged_step: jax.Array
+
+  @property
+  def inference_weights(self) -> tuple[Any, Any]:
+    """(params, stats) to evaluate and predict with: the averages where they are kept."""
+    ema = self.ema or {"params": {}, "stats": {}}
+    return self.params | ema["params"], self.stats | ema["stats"]

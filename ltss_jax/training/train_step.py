@@ -17,14 +17,37 @@ STEP_TERMS = ("grad_norm", "skipped_steps")
 StepFunction = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
 
 
+def first_average(
+  objective: architectures.Objective, params: Any, stats: Any, ema_decay: float
+) -> dict[str, Any]:
+  """`TrainState.ema` before the first update: copies of the weights, as both will be donated."""
+  if not ema_decay:
+    return {}
+  weights = {"params": objective.trained(params), "stats": stats}
+  return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(weights)
+
+
+def _moved(ema: dict[str, Any], weights: dict[str, Any], decay: float) -> dict[str, Any]:
+  """The average after an update; in this form what stays the same stays so bit by bit."""
+  return jax.tree.map(lambda e, x: e + (1 - decay) * (x - e), ema, weights) if ema else ema
+
+
 def _init_function(
-  objective: architectures.Objective, optimizer: optax.GradientTransformation
+  objective: architectures.Objective, optimizer: optax.GradientTransformation, ema_decay: float
 ) -> Callable[[int], TrainState]:
   def init(seed):
     params, stats = objective.init(jax.random.key(seed))
-    sums = {name: jnp.float32(0) for name in (*objective.loss_terms, *STEP_TERMS)}
     zero = jnp.int32(0)
-    return TrainState(zero, params, stats, optimizer.init(params), sums, zero, zero)
+    return TrainState(
+      step=zero,
+      params=params,
+      stats=stats,
+      opt_state=optimizer.init(objective.trained(params)),
+      ema=first_average(objective, params, stats, ema_decay),
+      metric_sums={name: jnp.float32(0) for name in (*objective.loss_terms, *STEP_TERMS)},
+      skipped_in_a_row=zero,
+      diverged_step=zero,
+    )
 
   return init
 
@@ -34,34 +57,45 @@ def init_state(
   optimizer: optax.GradientTransformation,
   seed: int,
   mesh: Mesh,
+  ema_decay: float = 0.0,
 ) -> TrainState:
   """Fresh state, replicated over the mesh; the same bits for the same seed on any mesh."""
-  init = _init_function(objective, optimizer)
+  init = _init_function(objective, optimizer, ema_decay)
   return jax.jit(init, static_argnums=0, out_shardings=mesh_lib.replicated(mesh))(seed)
 
 
 def abstract_state(
-  objective: architectures.Objective, optimizer: optax.GradientTransformation, mesh: Mesh
+  objective: architectures.Objective,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
+  ema_decay: float = 0.0,
 ) -> TrainState:
   """Shapes, types and placement of the state, without computing anything."""
   sharding = mesh_lib.replicated(mesh)
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-    jax.eval_shape(lambda: _init_function(objective, optimizer)(0)),
+    jax.eval_shape(lambda: _init_function(objective, optimizer, ema_decay)(0)),
   )
 
 
 def _gradient_function(objective: architectures.Objective, grad_accumulation: int) -> Callable:
-  """Function of (params, stats, batch, rng) that returns (new stats, (gradients, loss terms))."""
+  """(params, stats, batch, rng, step) -> (new stats, (gradients, loss terms)).
 
-  def of_micro_batch(params, stats, batch, rng):
-    loss = jax.value_and_grad(objective.loss, has_aux=True)
-    (_, (stats, terms)), grads = loss(params, stats, batch, rng)
-    return stats, (grads, terms)
+  The gradients are of the trained parameters, with respect to which alone the loss is
+  differentiated: what the backward pass of the others alone would need is not kept.
+  """
 
-  def of_batch(params, stats, batch, rng):
+  def of_micro_batch(params, stats, batch, rng, step):
+    def loss(trained):
+      return objective.loss(params | trained, stats, batch, rng, step)
+
+    trained = objective.trained(params)
+    (_, (new_stats, terms)), grads = jax.value_and_grad(loss, has_aux=True)(trained)
+    return new_stats, (grads, terms)
+
+  def of_batch(params, stats, batch, rng, step):
     if grad_accumulation == 1:
-      return of_micro_batch(params, stats, batch, rng)
+      return of_micro_batch(params, stats, batch, rng, step)
 
     def split(x):  # Micro-batch i takes every grad_accumulation-th row: none leaves its device.
       x = x.reshape(-1, grad_accumulation, *x.shape[1:])
@@ -69,7 +103,7 @@ def _gradient_function(objective: architectures.Objective, grad_accumulation: in
 
     def body(stats, inputs):
       micro_batch, key = inputs
-      return of_micro_batch(params, stats, micro_batch, key)
+      return of_micro_batch(params, stats, micro_batch, key, step)
 
     keys = jax.random.split(rng, grad_accumulation)
     stats, sums = jax.lax.scan(body, stats, (jax.tree.map(split, batch), keys))
@@ -87,6 +121,7 @@ def make_train_step(
   log_every_steps: int,
   max_nonfinite_steps: int,
   grad_accumulation: int = 1,
+  ema_decay: float = 0.0,
 ) -> StepFunction:
   """Compiles on first use; the state is donated.
 
@@ -97,9 +132,11 @@ def make_train_step(
     seed: seed of the run; dropout of step s draws from fold_in(key(seed), s).
     log_every_steps: number of steps after which the state's metric sums start anew.
     max_nonfinite_steps: largest number of steps in a row whose loss or gradient may be not finite.
-      Such a step changes neither parameters nor statistics nor optimizer state.
+      Such a step changes neither parameters nor statistics nor optimizer state nor averages.
     grad_accumulation: number A of micro-batches that the batch is split into, one after the other;
       gradients and loss terms are averaged, batch-norm statistics move with each.
+    ema_decay: after an update the state's averages move by 1 - ema_decay of the way to the weights;
+      0 for a state without averages.
 
   Returns:
     Function of (state, {"image": uint8 [B, H, W, 3], "label": [B, H, W], ...}) that returns
@@ -112,15 +149,17 @@ def make_train_step(
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
     rng = jax.random.fold_in(jax.random.key(seed), state.step)
     batch = dict(batch, image=architectures.normalize(batch["image"]))
-    stats, (grads, terms) = gradients(state.params, state.stats, batch, rng)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    stats, (grads, terms) = gradients(state.params, state.stats, batch, rng, state.step)
+    trained = objective.trained(state.params)
+    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+    params = optax.apply_updates(trained, updates)
+    ema = _moved(state.ema, {"params": params, "stats": stats}, ema_decay)
     norm = optax.tree.norm(grads)
     finite = jnp.isfinite(terms["loss"]) & jnp.isfinite(norm)
-    params, stats, opt_state = jax.tree.map(
+    params, stats, opt_state, ema = jax.tree.map(
       lambda new, old: jnp.where(finite, new, old),
-      (params, stats, opt_state),
-      (state.params, state.stats, state.opt_state),
+      (params, stats, opt_state, ema),
+      (trained, state.stats, state.opt_state, state.ema),
     )
     skipped_in_a_row = jnp.where(finite, 0, state.skipped_in_a_row + 1)
     diverged = (state.diverged_step == 0) & (skipped_in_a_row > max_nonfinite_steps)
@@ -133,7 +172,14 @@ def make_train_step(
       for name, value in metrics.items()
     }
     state = TrainState(
-      state.step + 1, params, stats, opt_state, sums, skipped_in_a_row, diverged_step
+      step=state.step + 1,
+      params=state.params | params,
+      stats=stats,
+      opt_state=opt_state,
+      ema=ema,
+      metric_sums=sums,
+      skipped_in_a_row=skipped_in_a_row,
+      diverged_step=diverged_step,
     )
     return state, {"sums": sums, "diverged_step": diverged_step}
 

@@ -18,8 +18,8 @@ _EVERY_MODEL = (
   (r"/in_proj/bias$", "/in_proj_bias"),
   (r"/conv/(kernel|bias)$", r"/\1"),
 )
-# Of the plain ViT's pyramid: there I O kh kw, here kh kw I O.
-_TRANSPOSED_CONVOLUTION = re.compile(r"backbone/res[23]/2/kernel")
+# Of the plain ViT's pyramid and EoMT's upscaling: there I O kh kw, here kh kw I O.
+_TRANSPOSED_CONVOLUTION = re.compile(r"(backbone/res[23]/2|upscale/\d+/conv1)/kernel")
 
 # Buffers that follow from the model: dropped when read, made anew when written.
 REGENERATED = re.compile(

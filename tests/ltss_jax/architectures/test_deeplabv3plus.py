@@ -194,7 +194,7 @@ def test_every_loss_in_bfloat16_and_without_labels():
 
   def total(params, stats, label):
     batch, key = {"image": image, "label": label}, jax.random.key(2)
-    losses = {n: option.loss(params, stats[n], batch, key) for n, option in options.items()}
+    losses = {n: option.loss(params, stats[n], batch, key, 0) for n, option in options.items()}
     values = {name: value for name, (value, _) in losses.items()}
     return sum(values.values()), (
       values,

@@ -33,7 +33,7 @@ FREE_TO_CHANGE = {
 # up to rounding (tested where they are); the others act in training alone.
 SAME_PREDICTIONS = {
   *("model.dtype", "model.remat", "model.deformable_attention"),
-  *("model.drop_path", "model.pixel_head", "model.aspp_dropout"),
+  *("model.drop_path", "model.freeze_backbone", "model.pixel_head", "model.aspp_dropout"),
 }
 # Of the fields below `eval`, those that no score depends on.
 NOT_SCORING = {"eval.every_steps", "eval.batch_size", "eval.save_json", "eval.step"}
