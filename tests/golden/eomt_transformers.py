@@ -62,6 +62,7 @@ GRADIENTS = (
   "layers.0.attention.v_proj.",
   "layers.0.layer_scale2.",
   "layers.0.mlp.gate_proj.",
+  "layers.0.mlp.up_proj.",
   "layers.0.norm1.",
   "layernorm.",
   "embeddings.cls_token",
