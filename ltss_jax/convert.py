@@ -73,14 +73,19 @@ def convert(
     params, stats, info, done = _fit(config, arrays, base)
   except ValueError as error:
     raise ValueError(f"{source}: {error}") from error
-  info["source"] = pathlib.Path(source).absolute().name
+  info["source"] = _origin(source)
   if base not in ("", differences.NONE):
-    info["base"] = pathlib.Path(base).absolute().name
+    info["base"] = _origin(base)
   classes = _class_names(config, info["num_classes"])
   if classes is not None:
     info["classes"] = classes
   checkpoint.save_weights(output, params, stats, info)
   return done
+
+
+def _origin(source: str | pathlib.Path) -> str:
+  """A file's name without its folders; an address as it is."""
+  return str(source) if "://" in str(source) else pathlib.Path(source).absolute().name
 
 
 def _fit(
