@@ -50,7 +50,9 @@ def ours() -> tuple[Callable[[], None], Callable[[], None]]:
   config.model.dtype, config.model.max_targets, config.train.steps = "float32", MAX_TARGETS, 1000
   architecture = build.build_architecture(config, num_classes=NUM_CLASSES)
   objective = build.build_objective(config, num_classes=NUM_CLASSES, ignore_label=255, mesh=mesh)
-  transform = optimizer.make_optimizer(build.optimizer_config(config), objective.decays)
+  transform = optimizer.make_optimizer(
+    build.optimizer_config(config), objective.decays, objective.layers_above
+  )
   state = train_step.init_state(objective, transform, 0, mesh)
   step = train_step.make_train_step(
     objective, transform, mesh, seed=0, log_every_steps=100, max_nonfinite_steps=0

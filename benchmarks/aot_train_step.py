@@ -41,7 +41,7 @@ def lower(config: ml_collections.ConfigDict, devices) -> jax.stages.Lowered:
   else:
     config, dataset = dataset_lib.prepare_run(config)
     metadata, train_stats = dataset.metadata, dataset.train_stats
-  mesh = mesh_lib.data_mesh(devices)
+  mesh = mesh_lib.data_mesh(devices, config.mesh.fsdp)
   run.check_batch_size(config, mesh)
   objective = build.build_objective(
     config,
@@ -50,7 +50,9 @@ def lower(config: ml_collections.ConfigDict, devices) -> jax.stages.Lowered:
     mesh=mesh,
     train_stats=train_stats,
   )
-  transform = optimizer.make_optimizer(build.optimizer_config(config), objective.decays)
+  transform = optimizer.make_optimizer(
+    build.optimizer_config(config), objective.decays, objective.layers_above
+  )
   step = run.make_step_function(config, objective, transform, mesh)
   sharding, crop = mesh_lib.batch_sharding(mesh), config.data.crop_size
   shapes = {

@@ -30,7 +30,7 @@ def train_state() -> dict[str, Any]:
     build.model_functions(config, 171).init, jax.eval_shape(lambda: jax.random.key(0))
   )
   recipe = build.optimizer_config(config)
-  transform = optimizer.make_optimizer(recipe, lambda path: True)
+  transform = optimizer.make_optimizer(recipe, lambda path: True, lambda path: 0)
   state = {"params": params, "stats": stats, "optimizer": jax.eval_shape(transform.init, params)}
   rng = np.random.default_rng(0)
   state = jax.tree.map(lambda x: rng.standard_normal(x.shape, np.float32).astype(x.dtype), state)

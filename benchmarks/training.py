@@ -30,7 +30,9 @@ def make(
     mesh=mesh,
     train_stats=dataset.train_stats,
   )
-  transform = optimizer.make_optimizer(build.optimizer_config(config), objective.decays)
+  transform = optimizer.make_optimizer(
+    build.optimizer_config(config), objective.decays, objective.layers_above
+  )
   state = train_step.init_state(objective, transform, config.seed, mesh)
   step = train_step.make_train_step(
     objective, transform, mesh, seed=0, log_every_steps=100, max_nonfinite_steps=0

@@ -23,6 +23,7 @@ def validate_together(config: ml_collections.ConfigDict) -> None:
   models.check(config)
   _validate_platforms(config.export.platforms)
   _validate_profile_steps(config.train.profile_steps)
+  _validate_schedule(config)
   _validate_pairs(config)
 
 
@@ -56,6 +57,25 @@ def _validate_profile_steps(steps: tuple) -> None:
     raise ValueError(
       f"config.train.profile_steps={steps!r} must be the first and the last step to trace, whole"
       " numbers of at least 1, as in (10, 12); () traces none"
+    )
+
+
+def _validate_schedule(config: ml_collections.ConfigDict) -> None:
+  """Checks the fields of the schedule against each other and the run's length."""
+  recipe, steps = config.optimizer, config.train.steps
+  if recipe.schedule == "poly":
+    if recipe.backbone_warmup_steps:
+      raise ValueError(
+        f"config.optimizer.backbone_warmup_steps={recipe.backbone_warmup_steps} needs"
+        " config.optimizer.schedule='two_stage', not 'poly'; set one of them"
+      )
+    return
+  warmup = recipe.warmup_steps + recipe.backbone_warmup_steps
+  if 0 < steps <= warmup:  # 0: not yet known
+    raise ValueError(
+      f"config.optimizer.warmup_steps={recipe.warmup_steps} and"
+      f" config.optimizer.backbone_warmup_steps={recipe.backbone_warmup_steps} must add up to less"
+      f" than config.train.steps={steps}, over the rest of which the rates fall"
     )
 
 
@@ -104,6 +124,19 @@ def _validate_views(options: ml_collections.ConfigDict) -> None:
     )
 
 
+def _validate_windows_of_its_own(config: ml_collections.ConfigDict) -> None:
+  """A model of square inputs places its windows itself, and padding would move them."""
+  name = config.model.name
+  if not models.MODELS[name].square_input:
+    return
+  for field, off in (("window", 0), ("window_stride", 0), ("shape_multiple", 1)):
+    if config.eval[field] != off:
+      raise ValueError(
+        f"config.eval.{field}={config.eval[field]} does not go with config.model.name={name!r},"
+        f" which sees every image in windows of config.data.crop_size; leave it at {off}"
+      )
+
+
 def _validate_pairs(config: ml_collections.ConfigDict) -> None:
   """Checks the fields that only make sense together."""
   data, train = config.data, config.train
@@ -118,6 +151,7 @@ def _validate_pairs(config: ml_collections.ConfigDict) -> None:
       " have a multiple of 0.1 between them: scale factors are drawn from those"
     )
   _validate_copy_paste(data)
+  _validate_windows_of_its_own(config)
   _validate_views(config.eval)
   if config.eval.min_size > config.eval.max_size:
     raise ValueError(

@@ -61,6 +61,7 @@ def prepare_run(config: ml_collections.ConfigDict) -> tuple[ml_collections.Confi
     median_width=float(np.median(dataset.train_counts.width)),
   )
   config.data.ignore_label = dataset.metadata.ignore_label
+  common.validate(config)  # Some values are of use only together with those that the data gave.
   return config, dataset
 
 

@@ -121,7 +121,8 @@ def _objective(
     logits = full_resolution(logits, *label.shape[1:])  # [B, H, W, C]
     return pixel.class_loss(class_loss, logits, label, ignore_label, counts)  # [B, H, W]
 
-  def loss(params, stats, batch, rng):
+  def loss(params, stats, batch, rng, step):
+    del step
     image, label, counts = batch["image"], batch["label"], None
     logits, new_stats = model.apply(params, _of_model(stats), image, train=True, rng=rng)
     if class_loss.keeps_counts:
@@ -131,7 +132,12 @@ def _objective(
     return value, (new_stats, {"loss": value})
 
   return Objective(
-    init=init, loss=loss, loss_terms=("loss",), decays=backbones.decays, max_targets=0
+    init=init,
+    loss=loss,
+    loss_terms=("loss",),
+    decays=backbones.decays,
+    layers_above=lambda path: 0,
+    max_targets=0,
   )
 
 

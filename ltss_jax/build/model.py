@@ -21,7 +21,7 @@ def model_config(config: ml_collections.ConfigDict, num_classes: int) -> Any:
     num_classes: C.
   """
   model = config.model
-  names = {"name": model.backbone, "norm": model.backbone_norm}
+  names = {"name": model.backbone, "norm": model.backbone_norm, "frozen": model.freeze_backbone}
   backbone = backbones.BackboneConfig(**fields_of(backbones.BackboneConfig, model) | names)
   given = {"num_classes": num_classes, "crop_size": config.data.crop_size, "backbone": backbone}
   cls = architectures.SPECS[model.name].model_config
@@ -82,7 +82,10 @@ def build_objective(
     "ignore_label": ignore_label,
     "class_loss": losses.class_loss(config, train_stats),
     "queries_per_class": losses.queries_per_class(config, train_stats),
+    "steps": config.train.steps,
   }
   cls = spec.loss_config
   settings = cls(**fields_of(cls, {**config.model, **config.loss, **given}))
-  return spec.objective(model_config(config, num_classes), settings, mesh)
+  objective = spec.objective(model_config(config, num_classes), settings, mesh)
+  frozen = ("backbone",) if config.model.freeze_backbone else ()
+  return dataclasses.replace(objective, frozen=frozen)

@@ -3,8 +3,10 @@
 import ml_collections
 
 from ltss_jax import optimizer
+from ltss_jax.build.fields import fields_of
 
 
 def optimizer_config(config: ml_collections.ConfigDict) -> optimizer.OptimizerConfig:
   """The recipe of `config.optimizer`, over `config.train.steps` updates."""
-  return optimizer.OptimizerConfig(steps=config.train.steps, **config.optimizer.to_dict())
+  values = fields_of(optimizer.OptimizerConfig, config.optimizer)
+  return optimizer.OptimizerConfig(**values, steps=config.train.steps)

@@ -43,7 +43,8 @@ def read_run(
     or_latest: take the latest where the best is wanted and none was evaluated.
 
   Returns:
-    (step, params, stats), nested dicts of numpy arrays.
+    (step, params, stats), nested dicts of numpy arrays. They are the averages where training kept
+    such (`optimizer.ema_decay`): what it evaluated.
 
   Raises:
     checkpoint.CheckpointError: there is no such checkpoint, or it cannot be read.
@@ -62,8 +63,12 @@ def read_run(
       raise checkpoint.CheckpointError(
         f"config.eval.step={wanted} {reason}: {directory} has the steps {saved.steps or 'none'}"
       )
-    state = saved.read_raw(step, "params", "stats")
-  return step, state["params"], state.get("stats", {})
+    state = saved.read_raw(step, "params", "stats", "ema")
+  ema = state.get("ema") or {}  # as of runs without it, and of those before there was any
+  if ema:
+    logging.info("Step %d of %s: its averaged weights (config.optimizer.ema_decay)", step, workdir)
+  params, stats = state["params"], state.get("stats", {})
+  return step, params | ema.get("params", {}), stats | ema.get("stats", {})
 
 
 def of_run(

@@ -27,6 +27,9 @@ class BackboneConfig:
     drop_path: stochastic depth of the last block, rising linearly from 0 at the first; -1 takes
       the published one (Swin 0.3, ViT 0.1). ResNets have none.
     remat: recompute every block in the backward pass, for less memory.
+    frozen: training leaves it as it is: it runs as in inference, with the running statistics of
+      batch norms and without stochastic depth. That its parameters get no gradient is for the
+      training step to see to.
     res5_dilation: dilation of ResNets: 2 keeps res5 at stride 16 and dilates its 3x3 convolutions.
   """
 
@@ -35,6 +38,7 @@ class BackboneConfig:
   dtype: str
   drop_path: float
   remat: bool
+  frozen: bool
   res5_dilation: int = 1
 
 

@@ -90,6 +90,7 @@ class DeepLabV3Plus(nnx.Module):
     backbone = dataclasses.replace(config.backbone, res5_dilation=2)
     kw = dict(kernel_init=layers.uniform_fan_in, dtype=dtype, rngs=rngs)
     self.backbone = backbones.build(backbone, rngs=rngs)
+    self.frozen_backbone = config.backbone.frozen
     channels = self.backbone.out_channels
     self.aspp = Aspp(channels[3], config, rngs)
     self.low_level = layers.ConvNorm(channels[0], config.low_level_channels, 1, **kw)
@@ -118,7 +119,7 @@ class DeepLabV3Plus(nnx.Module):
     Returns:
       [B, ceil(H/4), ceil(W/4), C] float32 logits; `full_resolution` brings them to the pixels.
     """
-    features = self.backbone(image, train=train, rngs=rngs)
+    features = self.backbone(image, train=train and not self.frozen_backbone, rngs=rngs)
     x = self.aspp(features["res5"], train=train, rngs=rngs)
     low = nnx.relu(self.low_level(features["res2"], train=train))
     x = layers.resize_bilinear(x, *low.shape[1:3])

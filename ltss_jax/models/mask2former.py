@@ -99,6 +99,7 @@ class Mask2Former(nnx.Module):
 
   def __init__(self, config: Mask2FormerConfig, *, rngs: nnx.Rngs):
     self.backbone = backbones.build(config.backbone, rngs=rngs)
+    self.frozen_backbone = config.backbone.frozen
     self.pixel_decoder = pixel_decoder.PixelDecoder(
       self.backbone.out_channels,
       pixel_decoder.PixelDecoderConfig(
@@ -148,7 +149,7 @@ class Mask2Former(nnx.Module):
     Returns:
       The predictions of every layer.
     """
-    features = self.backbone(image, train=train, rngs=rngs)
+    features = self.backbone(image, train=train and not self.frozen_backbone, rngs=rngs)
     mask_features, memory = self.pixel_decoder(features)
     class_logits, embeddings = self.transformer_decoder(mask_features, memory)
     has_head = train and self.pixel_head is not None

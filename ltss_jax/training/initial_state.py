@@ -1,6 +1,5 @@
 """The state that a new run starts from: random weights, or saved ones that the config names."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,12 +11,12 @@ from etils import epath
 from jax.sharding import Mesh
 
 from input_pipeline import datasets
-from ltss_jax import architectures, checkpoint, mesh as mesh_lib
+from ltss_jax import architectures, checkpoint
 from ltss_jax.dataset import Dataset
 from ltss_jax.inference import restore
 from ltss_jax.training import train_step
 from ltss_jax.training.state import TrainState
-from ltss_jax.weights import class_rows, initial_weights
+from ltss_jax.weights import class_rows, conversion_report, initial_weights, trees
 from ltss_jax.workdir import paths, run_config, run_data
 
 
@@ -35,14 +34,21 @@ def initial_state(
     dataset: data set of the run; the rows of saved class layers follow its class names.
     objective: model and loss of the config.
     optimizer: optimizer of the config.
-    mesh: devices that the state is replicated over.
+    mesh: devices that the state is divided over.
 
   Raises:
-    ValueError: the saved weights are of another model, or not finite; all differences are named.
+    ValueError: the saved weights are of another model, or not finite; all differences are named. Or
+      there are none, and the backbone is to stay as they have it.
     checkpoint.CheckpointError: they cannot be read.
   """
   directory = config.init.checkpoint
   if not directory:
+    if config.model.freeze_backbone:
+      raise ValueError(
+        "config.model.freeze_backbone=True keeps the backbone as config.init.checkpoint has it, and"
+        " that is empty: random weights would stay random. Name weights with"
+        " --config.init.checkpoint, or train the backbone as well"
+      )
     if config.data.name in datasets.PUBLISHED:
       logging.warning(
         "config.init.checkpoint is empty: the backbone starts from random weights, while every "
@@ -50,21 +56,37 @@ def initial_state(
         " docs/conversion.md says where to get and how to convert them.",
         config.data.name,
       )
-    return train_step.init_state(objective, optimizer, config.seed, mesh)
+    return train_step.init_state(
+      objective, optimizer, config.seed, mesh, config.optimizer.ema_decay
+    )
   params, stats, info, source = _saved_weights(directory, config.init.step)
   is_backbone = info.get("contents") == "backbone"
   if info and not is_backbone:  # The number of classes alone may differ.
     run_config.check_weights(directory, info, config, info.get("num_classes"))
-  state = train_step.init_state(objective, optimizer, config.seed, mesh)
-  fresh = jax.device_get((state.params, state.stats))
+  fresh = jax.device_get(train_step.init_weights(objective, config.seed, mesh))
+  if config.model.freeze_backbone:
+    _warn_of_frozen_beginners(fresh[0], (params, stats), source)
   rows = None if is_backbone else class_rows_of(directory, info, dataset.metadata.class_names)
   try:
     params, stats, changes = initial_weights.initial_weights(*fresh, params, stats, rows)
   except ValueError as error:
     raise ValueError(f"{source}: {error}") from error
   logging.info("Starting from %s: %s", source, changes)
-  params, stats = jax.device_put((params, stats), mesh_lib.replicated(mesh))
-  return dataclasses.replace(state, params=params, stats=stats)
+  decay = config.optimizer.ema_decay
+  return train_step.start_state(objective, optimizer, params, stats, mesh, decay)
+
+
+def _warn_of_frozen_beginners(fresh: Any, loaded: tuple[Any, Any], source: str) -> None:
+  """Names the parameters of a frozen backbone that the loaded (params, stats) lack."""
+  saved, prefix = trees.flatten(loaded[0]) | trees.flatten(loaded[1]), initial_weights.BACKBONE
+  beginners = [path for path in trees.flatten(fresh) if path.startswith(f"{prefix}/")]
+  beginners = [path for path in beginners if path not in saved]
+  if beginners:
+    logging.warning(
+      "config.model.freeze_backbone=True: what %s lacks of the backbone stays as it is drawn:\n%s",
+      source,
+      "\n".join(f"- {group}" for group in conversion_report.grouped(beginners)),
+    )
 
 
 def _saved_weights(directory: str, step: int) -> tuple[Any, Any, dict[str, Any], str]:

@@ -209,8 +209,8 @@ def recognise_dinov3(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _known_kinds() -> str:
   titles = dict.fromkeys(kind.title for kind in _KINDS)
   return (
-    "Known are Mask2Former and DeepLabV3+ of detectron2, Mask2Former of Hugging Face, and the"
-    f" backbones {', '.join(titles)}"
+    "Known are Mask2Former and DeepLabV3+ of detectron2, Mask2Former and EoMT of Hugging Face, EoMT"
+    f" as released, and the backbones {', '.join(titles)}"
   )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from configs import models
+from configs import common, models
 from ltss_jax.workdir import atomic_file
 
 FILE_NAME = "config.json"
@@ -28,7 +28,8 @@ _FREE_TO_CHANGE = (
   "checkpoint.every_steps",
   "checkpoint.keep",
 )
-_FREE_GROUPS = ("eval.", "predict.", "export.")
+# On another mesh, as with another number of devices, sums are rounded otherwise, nothing more.
+_FREE_GROUPS = ("eval.", "predict.", "export.", "mesh.")
 # Of the fields below `eval`, those that no score depends on.
 _NOT_SCORING = ("every_steps", "batch_size", "save_json", "step")
 # Weights fit one value of every field of `config.model`, except of those of training alone and of
@@ -37,6 +38,7 @@ _NOT_SCORING = ("every_steps", "batch_size", "save_json", "step")
 _NOT_OF_WEIGHTS = (
   "dtype",
   "remat",
+  "freeze_backbone",
   "drop_path",
   "max_targets",
   "pixel_head",
@@ -98,7 +100,8 @@ def check(
 ) -> None:
   """Compares a config with the one that a workdir's checkpoints were trained with.
 
-  A run of constant learning rate (`optimizer.poly_power` 0) may have more steps than before.
+  A run of constant learning rate (`optimizer.poly_power` 0) may have more steps than before. Fields
+  that are newer than the run count as their defaults, with which a run is what it was before.
 
   Args:
     workdir: workdir of the run; without a config.json there is nothing to compare.
@@ -111,7 +114,7 @@ def check(
   saved = read(workdir)
   if saved is None:
     return
-  saved = flatten(saved)
+  saved = flatten(common.get_config().to_dict()) | flatten(saved)
   now = flatten(json.loads(json.dumps(config.to_dict())))
 
   model, with_crop = config.model.name, bool(models.crop_setting(config))

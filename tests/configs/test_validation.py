@@ -1,8 +1,9 @@
+import dataclasses
 import math
 
 import pytest
 
-from configs import common, shapes_lt
+from configs import common, models, shapes_lt
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,16 @@ from configs import common, shapes_lt
       "model.drop_path",
       -0.7,
       "config.model.drop_path=-0.7 must be -1 or at least 0 and less than 1; nearest valid: -1",
+    ),
+    (
+      "optimizer.ema_decay",
+      1.0,
+      "config.optimizer.ema_decay=1.0 must be at least 0 and less than 1",
+    ),
+    (
+      "optimizer.layer_decay",
+      0.0,
+      "config.optimizer.layer_decay=0.0 must be greater than 0 and at most 1",
     ),
     (
       "loss.oversample_ratio",
@@ -227,12 +238,56 @@ def test_fields_of_the_model_fit_each_other(variants, field, value, message):
   assert str(raised.value) == message
 
 
+def test_warmups_need_their_schedule_and_leave_steps_for_the_rest():
+  config = shapes_lt.get_config()
+  config.optimizer.update(warmup_steps=300, backbone_warmup_steps=500)
+  with pytest.raises(ValueError) as raised:
+    common.validate(config)
+  assert str(raised.value) == (
+    "config.optimizer.backbone_warmup_steps=500 needs config.optimizer.schedule='two_stage', not"
+    " 'poly'; set one of them"
+  )
+  config.optimizer.schedule = "two_stage"
+  config.train.steps = 0  # which the data will decide
+  common.validate(config)
+  config.train.steps = 801
+  common.validate(config)
+  config.train.steps = 800
+  with pytest.raises(ValueError) as raised:
+    common.validate(config)
+  assert str(raised.value) == (
+    "config.optimizer.warmup_steps=300 and config.optimizer.backbone_warmup_steps=500 must add up"
+    " to less than config.train.steps=800, over the rest of which the rates fall"
+  )
+
+
 def test_windows_need_no_rounded_shapes():
   config = shapes_lt.get_config()
   config.eval.window, config.eval.shape_multiple = 64, 32
   with pytest.raises(ValueError, match=r"config\.eval\.window=64 .*shape_multiple=32"):
     common.validate(config)
   config.eval.shape_multiple = 1
+  common.validate(config)
+
+
+@pytest.mark.parametrize(
+  ("field", "value", "off"),
+  [("window", 64, 0), ("window_stride", 32, 0), ("shape_multiple", 32, 1)],
+)
+def test_a_model_of_square_inputs_places_its_windows_itself(monkeypatch, field, value, off):
+  square = dataclasses.replace(models.MODELS["mask2former"], square_input=True)
+  config = shapes_lt.get_config("model=mask2former")
+  config.eval[field] = value
+  if field != "window_stride":
+    common.validate(config)
+  monkeypatch.setitem(models.MODELS, "mask2former", square)
+  with pytest.raises(ValueError) as raised:
+    common.validate(config)
+  assert str(raised.value) == (
+    f"config.eval.{field}={value} does not go with config.model.name='mask2former', which sees"
+    f" every image in windows of config.data.crop_size; leave it at {off}"
+  )
+  config.eval[field] = off
   common.validate(config)
 
 

@@ -1,4 +1,6 @@
-"""Optimizers against torch's update rules written out in numpy."""
+"""Optimizers against torch's update rules written out in numpy; rates against the publications'."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +27,13 @@ def config(**fields):
   return recipes.optimizer(**base | fields)
 
 
+def layers_above(path):
+  """Three blocks deep, for the parameter of one."""
+  return 3 if path == "backbone/conv/kernel" else 0
+
+
 def run(recipe, gradients):
-  transform = optimizer.make_optimizer(recipe, decays)
+  transform = optimizer.make_optimizer(recipe, decays, layers_above)
   params, state = PARAMS, transform.init(PARAMS)
   for scale in gradients:
     grads = jax.tree.map(lambda p, s=scale: jnp.full_like(p, s), params)
@@ -69,6 +76,91 @@ def test_warmup_is_the_releases():
     assert rate(step) == pytest.approx(expected, rel=1e-6)  # float32
 
 
+def rates(recipe, steps):
+  """Learning rates outside the backbone and below it, [2, steps]."""
+  schedules = optimizer.learning_rate_schedule(recipe), optimizer.backbone_schedule(recipe)
+  return np.array([[schedule(jnp.int32(step)) for step in steps] for schedule in schedules])
+
+
+def two_stage(**fields):
+  return config(
+    **dict(schedule="two_stage", steps=10, warmup_steps=2, backbone_warmup_steps=3) | fields
+  )
+
+
+def test_two_stages_by_hand():
+  """Warm-ups of 2 and 3 of 10 updates, then straight lines to 0 over the 8 and 5 that are left."""
+  found = rates(two_stage(learning_rate=1.0, poly_power=1.0), range(11))
+  outside = [0, 1 / 2, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0]
+  backbone = [0, 0, 0, 1 / 3, 2 / 3, 1, 4 / 5, 3 / 5, 2 / 5, 1 / 5, 0]
+  np.testing.assert_allclose(found, [outside, backbone], rtol=1e-6, atol=1e-7)  # float32
+
+
+def published_rate(step, steps, begin, length):
+  """As Kerssies et al. have it, for a group whose warm-up of some length begins at a step."""
+  if step < begin:
+    return 0.0
+  if step < begin + length:
+    return (step - begin) / length
+  return (1 - (step - begin - length) / (steps - begin - length)) ** 0.9
+
+
+@pytest.mark.parametrize(("w1", "w2"), [(500, 1000), (2000, 3000), (0, 1000), (500, 0), (0, 0)])
+def test_two_stages_are_the_publications(w1, w2):
+  steps = (0, 1, 250, 500, 501, 1250, 1500, 5000, 20_000, 39_152)
+  recipe = two_stage(learning_rate=1e-4, steps=39_153, warmup_steps=w1, backbone_warmup_steps=w2)
+  expected = [
+    [1e-4 * published_rate(step, 39_153, begin, length) for step in steps]
+    for begin, length in ((0, w1), (w1, w2))
+  ]
+  # 1 - step / steps of the last step keeps three digits in float32.
+  np.testing.assert_allclose(rates(recipe, steps), expected, rtol=1e-5, atol=1e-10)
+
+
+def test_two_stages_of_power_0_do_not_depend_on_the_steps():
+  short, long = (rates(two_stage(steps=steps, poly_power=0.0), range(11)) for steps in (10, 20))
+  np.testing.assert_array_equal(short, long)
+  np.testing.assert_array_equal(short[:, 5:], np.float32(0.1))
+
+
+def test_the_schedule_poly_is_one_for_all():
+  outside, backbone = rates(config(steps=10, warmup_steps=2), range(11))
+  np.testing.assert_array_equal(outside, backbone)
+
+
+def test_updates_have_the_rate_of_their_group_and_layer():
+  """Of step 4: 6/8 of the rate outside, 2/3 below the backbone, a half of that, and 0.8^3."""
+  recipe = two_stage(poly_power=1.0, weight_decay=0.0, momentum=0.0, layer_decay=0.8)
+  recipe = dataclasses.replace(recipe, backbone_multiplier=0.5)
+  transform = optimizer.make_optimizer(recipe, decays, layers_above)
+  state = transform.init(PARAMS)
+  for _ in range(5):
+    updates, state = transform.update(jax.tree.map(jnp.ones_like, PARAMS), state, PARAMS)
+  backbone = -0.1 * 2 / 3 * 0.5
+  np.testing.assert_allclose(updates["head"]["kernel"], -0.1 * 6 / 8, rtol=1e-6)
+  np.testing.assert_allclose(updates["backbone"]["norm"]["scale"], backbone, rtol=1e-6)
+  np.testing.assert_allclose(updates["backbone"]["conv"]["kernel"], backbone * 0.8**3, rtol=1e-6)
+
+
+def test_the_state_is_that_of_runs_which_are_to_go_on():
+  """Names of its leaves in checkpoints, written down when the first runs were saved."""
+
+  def leaves(**fields):
+    transform = optimizer.make_optimizer(config(**fields), decays, layers_above)
+    state = jax.eval_shape(transform.init, {"head": {"kernel": jnp.zeros(1)}})
+    paths = jax.tree_util.tree_leaves_with_path(state)
+    return len(state), [jax.tree_util.keystr(path) for path, _ in paths]
+
+  moments = ["[{}].count", "[{}].mu['head']['kernel']", "[{}].nu['head']['kernel']"]
+  for schedule in optimizer.SCHEDULES:
+    found = leaves(name="adamw", clip_norm=0.01, schedule=schedule)
+    assert found == (5, [name.format(1) for name in moments] + ["[4].count"])
+    found = leaves(name="adamw", schedule=schedule)
+    assert found == (4, [name.format(0) for name in moments] + ["[3].count"])
+    found = leaves(name="sgd", schedule=schedule)
+    assert found == (4, ["[1].trace['head']['kernel']", "[3].count"])
+
+
 def test_sgd_is_torchs_with_groups():
   result = run(config(backbone_multiplier=0.5), [1.0, 2.0])
 
@@ -104,6 +196,8 @@ def test_clipping_is_by_the_norm_of_the_whole_model():
   np.testing.assert_allclose(result["head"]["kernel"], 4.0 - 0.1 * 7 / 14, rtol=1e-6)
 
 
-def test_unknown_name_is_an_error():
+def test_unknown_names_are_errors():
   with pytest.raises(ValueError, match="'adam'; known are 'sgd' and 'adamw'"):
-    optimizer.make_optimizer(config(name="adam"), decays)
+    optimizer.make_optimizer(config(name="adam"), decays, layers_above)
+  with pytest.raises(ValueError, match=r"schedule is 'cosine'; known are \('poly', 'two_stage'\)"):
+    optimizer.make_optimizer(config(schedule="cosine"), decays, layers_above)

@@ -287,7 +287,7 @@ def test_a_seesaw_head_predicts_and_trains_with_its_loss_alone():
   assert prediction["class_scores"].shape == (2, 12, NUM_CLASSES)
   data = dict(batch(2), image=jnp.zeros((2, 64, 64, 3)))
   with pytest.raises(ValueError, match=r"class_head='seesaw'.*--config\.loss\.class_loss=seesaw"):
-    training.loss(params, stats, data, jax.random.key(0))
+    training.loss(params, stats, data, jax.random.key(0), 0)
 
 
 def test_logit_adjustment_shifts_the_classes_and_not_no_object(fresh_state):
@@ -313,7 +313,7 @@ def test_it_overfits_eight_images():
   model = objective(mesh, num_points=512)
   inference = mask2former.architecture(small_config())
   recipe = recipes.optimizer(learning_rate=2e-3, steps=500, backbone_multiplier=1.0, clip_norm=0.1)
-  transform = optimizer.make_optimizer(recipe, model.decays)
+  transform = optimizer.make_optimizer(recipe, model.decays, model.layers_above)
   state = train_step.init_state(model, transform, 0, mesh)
   step = train_step.make_train_step(model, transform, mesh, **OPTIONS)
   for _ in range(recipe.steps):

@@ -19,6 +19,7 @@ def _make_state(step: int) -> TrainState:
     params={"blocks": {0: {"kernel": kernel}}, "bias": jnp.ones(3), "noise": noise},
     stats={"mean": jnp.zeros(3)},
     opt_state=({"mu": noise.astype(jnp.bfloat16)},),
+    ema={},
     metric_sums={"loss": jnp.float32(1.5)},
     skipped_in_a_row=jnp.int32(0),
     diverged_step=jnp.int32(0),

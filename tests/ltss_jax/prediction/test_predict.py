@@ -199,7 +199,9 @@ def test_a_run_predicts_as_its_weights_do(weights, images, tmp_path):
   config = small_models.mhp_v2_config()
   devices = mesh.data_mesh()
   objective = build.build_objective(config, num_classes=NUM_CLASSES, ignore_label=255, mesh=devices)
-  transform = optimizer.make_optimizer(build.optimizer_config(config), objective.decays)
+  transform = optimizer.make_optimizer(
+    build.optimizer_config(config), objective.decays, objective.layers_above
+  )
   abstract = train_step.abstract_state(objective, transform, devices)
   zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract)
   state = jax.device_put(zeros, mesh.replicated(devices))

@@ -26,14 +26,14 @@ FREE_TO_CHANGE = {
   *("train.max_nonfinite_steps", "train.log_images_every_steps", "train.log_images"),
   *("train.report", "train.wandb_project", "train.profile_steps"),
   *("checkpoint.every_steps", "checkpoint.keep"),
-  *(field for field in FIELDS if field.startswith(("eval.", "predict.", "export."))),
+  *(field for field in FIELDS if field.startswith(("eval.", "predict.", "export.", "mesh."))),
 }
 # Fields that reach a model, and change nothing of what it predicts with given weights: `eval.dtype`
 # is that of predictions; recomputing and the implementations of an operation give the same numbers
 # up to rounding (tested where they are); the others act in training alone.
 SAME_PREDICTIONS = {
   *("model.dtype", "model.remat", "model.deformable_attention"),
-  *("model.drop_path", "model.pixel_head", "model.aspp_dropout"),
+  *("model.drop_path", "model.freeze_backbone", "model.pixel_head", "model.aspp_dropout"),
 }
 # Of the fields below `eval`, those that no score depends on.
 NOT_SCORING = {"eval.every_steps", "eval.batch_size", "eval.save_json", "eval.step"}
