@@ -41,7 +41,7 @@ def lower(config: ml_collections.ConfigDict, devices) -> jax.stages.Lowered:
   else:
     config, dataset = dataset_lib.prepare_run(config)
     metadata, train_stats = dataset.metadata, dataset.train_stats
-  mesh = mesh_lib.data_mesh(devices)
+  mesh = mesh_lib.data_mesh(devices, config.mesh.fsdp)
   run.check_batch_size(config, mesh)
   objective = build.build_objective(
     config,

@@ -26,7 +26,7 @@ from configs.fields import (
   valid_values,
 )
 from configs.models import MODELS
-from configs.variants import VARIANTS, apply_variants, crops_of_640, parse_variants
+from configs.variants import VARIANTS, apply_variants, crops_of_640, parse_variants, passes
 
 __all__ = [
   "CHOICES",
@@ -38,13 +38,14 @@ __all__ = [
   "finalize",
   "get_config",
   "parse_variants",
+  "passes",
   "validate",
 ]
 
 # The smallest crop has one cell at the backbone's stride of 16 to spare on each axis.
 _SIDE = Range(32)
 _SIDE_OR_0 = Range(32, special=0)
-_TEST_BACKBONES = ("swin_mini", "vit_mini")
+_TEST_BACKBONES = ("swin_mini", "vit_mini", "dinov2_mini", "dinov3_mini")
 
 # A field is its default alone, or a `Field`: the default, then the choices or the range that it is
 # of. What depends on other fields, and tuples, are checked in `configs/validation.py`.
@@ -118,7 +119,7 @@ FIELDS = {
     # over the global batch. ResNets only, the others have layer norms.
     "backbone_norm": Field("frozen_batch_norm", ("frozen_batch_norm", "batch_norm")),
     # Of the computation in training: the backbone and the transformer decoder, or all of
-    # deeplabv3plus. Parameters, statistics, pixel decoder, costs and losses stay in float32.
+    # deeplabv3plus and eomt. Parameters, statistics, pixel decoder, costs, losses are in float32.
     "dtype": Field("bfloat16", ("float32", "bfloat16")),
     "remat": False,  # compute activations again in the backward pass: less memory, more time
     # Train all but the backbone, which stays as config.init.checkpoint has it: it gets no gradient,
@@ -126,16 +127,18 @@ FIELDS = {
     "freeze_backbone": False,
     # Probability that the backbone's last block is skipped; -1: Swin 0.3, ViT 0.1. ResNets: never.
     "drop_path": Field(-1.0, Range(0, 1, high_open=True, special=-1)),
+    # mask2former and eomt only.
+    "num_queries": Field(100, COUNT),  # mask and class predictions an image
+    "class_head": Field("softmax", ("softmax", "seesaw")),  # "seesaw": separate objectness logits
+    "max_targets": Field(64, COUNT),  # classes of one crop that training makes masks of
+    "num_blocks": Field(3, COUNT),  # eomt only: last blocks of the encoder, which carry queries
     # mask2former only, from here on.
     "channels": Field(256, COUNT),  # width of both decoders
-    "num_queries": Field(100, COUNT),  # mask and class predictions an image
     "encoder_layers": Field(6, COUNT),  # of the pixel decoder
     "decoder_layers": Field(9, COUNT),  # of the transformer decoder
     "num_heads": Field(8, COUNT),  # of every attention in the decoders
     "encoder_width": Field(1024, COUNT),  # of the feed-forward networks in the pixel decoder
     "decoder_width": Field(2048, COUNT),  # of those in the transformer decoder
-    "class_head": Field("softmax", ("softmax", "seesaw")),  # "seesaw": separate objectness logits
-    "max_targets": Field(64, COUNT),  # classes of one crop that training makes masks of
     # A per-pixel classifier beside the queries that only training uses, for its gradient.
     "pixel_head": False,
     # "auto": "pallas_tpu" on TPUs, "pallas_gpu" on NVIDIA GPUs, "xla" elsewhere, or one by name.
@@ -156,8 +159,8 @@ FIELDS = {
     # deeplabv3plus only: share of the global batch's pixels, those of largest loss, whose mean is
     # the loss.
     "hard_pixel_fraction": Field(0.2, Range(0, 1, low_open=True)),
-    # Of the classes, for pixels (deeplabv3plus) or queries (mask2former); docs/methods.md has the
-    # formulas. For mask2former "seesaw" goes with model.class_head = "seesaw".
+    # Of the classes, for pixels (deeplabv3plus) or queries (mask2former, eomt); docs/methods.md has
+    # the formulas. For queries "seesaw" goes with model.class_head = "seesaw".
     "class_loss": Field(
       "cross_entropy",
       (
@@ -176,7 +179,7 @@ FIELDS = {
     # Multiple of the log prior that training adds to the logits.
     "logit_adjustment_tau": Field(1.0, NOT_NEGATIVE),
     "focal_gamma": Field(2.0, NOT_NEGATIVE),  # exponent of 1 - p
-    # mask2former only, from here on.
+    # mask2former and eomt only, from here on.
     # "scipy": on the host; "optax": on the device, slower, no host callback.
     "matcher": Field("scipy", ("scipy", "optax")),
     "num_points": Field(12_544, COUNT),  # a mask, at which it is compared with a target
@@ -197,8 +200,12 @@ FIELDS = {
     "query_threshold": Field(0.0, SHARE),
     # "background": negatives of every mask, as in the release; "left_out": of costs and losses.
     "ignored_pixels": Field("background", ("background", "left_out")),
-    # Of the auxiliary pixel loss where model.pixel_head is on.
+    # mask2former only: of the auxiliary pixel loss where model.pixel_head is on.
     "pixel_head_weight": Field(1.0, NOT_NEGATIVE),
+    # eomt only: shares of the training at which the probability of masked attention begins to fall
+    # from 1, and at which it is 0, for each block with queries.
+    "mask_annealing_starts": (1 / 6, 2.5 / 6, 4 / 6),
+    "mask_annealing_ends": (2 / 6, 3.5 / 6, 5 / 6),
   },
   # The optimizer and its schedule.
   "optimizer": {
@@ -226,6 +233,12 @@ FIELDS = {
     # d: beside the trained weights an average of them is kept, in which those of an update have the
     # weight 1 - d; it is what is evaluated and predicted with. 0: none.
     "ema_decay": Field(0.0, PROBABILITY),
+  },
+  # The devices of a training.
+  "mesh": {
+    # Devices that share one copy of parameters, gradients, optimizer state and averages, each
+    # holding a part; divides their number. 1: every device holds all.
+    "fsdp": Field(1, COUNT),
   },
   "init": {
     # What training starts from: the workdir of an earlier run, or a directory of converted
@@ -260,6 +273,8 @@ FIELDS = {
     "every_steps": Field(10_000, COUNT_OR_0),
     "min_size": Field(512, COUNT_OR_0),  # px, shorter side of a test image; 0: native size
     "max_size": Field(2048, COUNT),  # px, limit on the longer side of a test image
+    # Round a test image's side of 682.5 px to the even number, as EoMT's release, not up.
+    "round_half_even": False,
     # Images of equal shape evaluated together, over all devices and processes.
     "batch_size": Field(8, COUNT),
     # Shorter sides, px, whose score maps are averaged, as (256, 384, 512, 640, 768, 896);

@@ -13,7 +13,7 @@ Crop, scale and number of steps follow from the images (`configs/derive.py` has 
 are tested at their native size. The command runs a small DeepLabV3+ that starts from random
 weights; `model=mask2former` is a small Mask2Former. `backbone=resnet50` is the released system's;
 with Mask2Former it wants ImageNet weights (`--config.init.checkpoint=DIR`) and is trained as
-published. `method=` takes rfs, copy_paste, seesaw, frequency_matcher (Mask2Former only) and
+published. `method=` takes rfs, copy_paste, seesaw, frequency_matcher (not DeepLabV3+) and
 combinations (`method=rfs+copy_paste`); docs/study.md says how to find out what helps on your data.
 """
 
@@ -38,6 +38,16 @@ def _deeplabv3plus(config: ml_collections.ConfigDict) -> None:
   config.optimizer.warmup_steps = 50
 
 
+def _eomt(config: ml_collections.ConfigDict) -> None:
+  if config.model.backbone != "vit_small":  # The published rates are for DINO's weights.
+    return
+  config.loss.class_weight = 5.0
+  config.optimizer.schedule = "poly"
+  config.optimizer.learning_rate = 1e-3
+  config.optimizer.warmup_steps = 50
+  config.optimizer.clip_norm = 1.0
+
+
 def get_config(variants: str = "") -> ml_collections.ConfigDict:
   """Returns the config; variants as in `common.VARIANTS`."""
   config = common.get_config()
@@ -58,5 +68,7 @@ def get_config(variants: str = "") -> ml_collections.ConfigDict:
     config,
     variants,
     defaults={"model": "deeplabv3plus", "backbone": "resnet_small"},
-    recipes={"model": {"mask2former": _mask2former, "deeplabv3plus": _deeplabv3plus}},
+    recipes={
+      "model": {"mask2former": _mask2former, "deeplabv3plus": _deeplabv3plus, "eomt": _eomt}
+    },
   )

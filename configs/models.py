@@ -8,6 +8,18 @@ import ml_collections
 
 # The decoders' group norms have 32 groups.
 _CHANNEL_GROUPS = 32
+# px, no image is larger: for sides of test images.
+NO_LIMIT = 100_000
+# px, of EoMT's encoders.
+EOMT_PATCH = 16
+# Backbones with features at several strides.
+_PYRAMIDS = ("resnet", "swin", "vit_b", "vit_mini")
+# What needs queries that are matched with masks.
+_OF_QUERIES = {
+  "loss.frequency_matcher": False,
+  "loss.ignored_pixels": "background",
+  "model.class_head": "softmax",
+}
 # Class loss -> class head that it needs, where that is not the softmax.
 _CLASS_HEADS = {"seesaw": "seesaw"}
 
@@ -22,20 +34,25 @@ class Model:
 
   Attributes:
     recipe: overwrites what is not the default, for the variant model=NAME.
-    fields: names of the fields of `config.model` that no other model has.
-    methods: fields whose methods no other model has -> value that is off.
-    backbones: beginning of the names of those that it takes; "": all.
+    fields: names of the fields of `config.model` that not every model has.
+    backbones: beginnings of the names of those that it takes.
+    methods: fields whose methods not every model has -> value that is off.
+    instead: backbone that config files take by themselves -> one that it takes in its place.
     check: raises a ValueError where its fields do not fit each other.
     crop_setting: setting because of which its weights fit one `config.data.crop_size` alone, for
       messages; "" where they fit all.
+    square_input: whether it takes squares of `config.data.crop_size` alone, so that it sees images
+      in windows of that side.
   """
 
   recipe: Callable[[ml_collections.ConfigDict], None]
   fields: tuple[str, ...]
+  backbones: tuple[str, ...]
   methods: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-  backbones: str = ""
+  instead: Mapping[str, str] = dataclasses.field(default_factory=dict)
   check: Callable[[ml_collections.ConfigDict], None] = _any_values
   crop_setting: Callable[[ml_collections.ConfigDict], str] = lambda config: ""
+  square_input: bool = False
 
 
 def _mask2former(config: ml_collections.ConfigDict) -> None:
@@ -44,7 +61,7 @@ def _mask2former(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_mask2former(config: ml_collections.ConfigDict) -> None:
-  model, loss = config.model, config.loss
+  model = config.model
   if model.channels % _CHANNEL_GROUPS:
     nearest = max(1, round(model.channels / _CHANNEL_GROUPS)) * _CHANNEL_GROUPS
     raise ValueError(
@@ -58,6 +75,11 @@ def _check_mask2former(config: ml_collections.ConfigDict) -> None:
       f"config.model.channels={model.channels} does not divide into config.model.num_heads="
       f"{model.num_heads} equal heads; nearest valid: {nearest} heads"
     )
+  _check_class_head(config)
+
+
+def _check_class_head(config: ml_collections.ConfigDict) -> None:
+  model, loss = config.model, config.loss
   needed = _CLASS_HEADS.get(loss.class_loss, model.class_head)
   if model.class_head != needed:
     # The other way round is valid: converted weights are evaluated without a loss.
@@ -86,6 +108,46 @@ def _pooling_windows(config: ml_collections.ConfigDict) -> str:
   return "config.model.image_pooling='window'" if windowed else ""
 
 
+def _eomt(config: ml_collections.ConfigDict) -> None:
+  """What does not depend on the encoder: AdamW with decay on all parameters, two-stage warm-up."""
+  config.model.name = "eomt"
+  config.optimizer.backbone_multiplier = 1.0
+  config.optimizer.schedule = "two_stage"
+  config.eval.max_size = NO_LIMIT
+  config.eval.scales_max_size = NO_LIMIT
+  config.eval.round_half_even = True
+
+
+def _check_eomt(config: ml_collections.ConfigDict) -> None:
+  model, loss, crop = config.model, config.loss, config.data.crop_size
+  if crop % EOMT_PATCH:
+    nearest = max(2, round(crop / EOMT_PATCH)) * EOMT_PATCH
+    raise ValueError(
+      f"config.data.crop_size={crop} must be a multiple of {EOMT_PATCH}, the side of the patches of"
+      f" config.model.name='eomt'; nearest valid: {nearest}"
+    )
+  starts, ends = loss.mask_annealing_starts, loss.mask_annealing_ends
+  for field, shares in (("starts", starts), ("ends", ends)):
+    if len(shares) != model.num_blocks or not all(0 <= share <= 1 for share in shares):
+      raise ValueError(
+        f"config.loss.mask_annealing_{field}={tuple(shares)!r} must be a share of the training,"
+        f" from 0 to 1, for each of the config.model.num_blocks={model.num_blocks} blocks with"
+        " queries"
+      )
+  if any(end < start for start, end in zip(starts, ends, strict=True)):
+    raise ValueError(
+      f"config.loss.mask_annealing_ends={tuple(ends)!r} must not be below"
+      f" config.loss.mask_annealing_starts={tuple(starts)!r}"
+    )
+  _check_class_head(config)
+
+
+def _square(config: ml_collections.ConfigDict) -> str:
+  """Learned positions are of the crop's grid; rotary ones fit any."""
+  learned = not config.model.backbone.startswith("dinov3")
+  return f"config.model.backbone={config.model.backbone!r}" if learned else ""
+
+
 # Under the names of config.model.name.
 MODELS = {
   "mask2former": Model(
@@ -103,12 +165,8 @@ MODELS = {
       "pixel_head",
       "deformable_attention",
     ),
-    methods={
-      "loss.frequency_matcher": False,
-      "loss.ignored_pixels": "background",
-      "model.pixel_head": False,
-      "model.class_head": "softmax",
-    },
+    backbones=_PYRAMIDS,
+    methods=_OF_QUERIES | {"model.pixel_head": False},
     check=_check_mask2former,
   ),
   "deeplabv3plus": Model(
@@ -121,8 +179,18 @@ MODELS = {
       "decoder_channels",
       "image_pooling",
     ),
-    backbones="resnet",
+    backbones=("resnet",),
     crop_setting=_pooling_windows,
+  ),
+  "eomt": Model(
+    recipe=_eomt,
+    fields=("num_queries", "num_blocks", "class_head", "max_targets"),
+    backbones=("dinov2_", "dinov3_", "vit_small"),
+    methods=_OF_QUERIES | {"optimizer.layer_decay": 1.0},
+    instead={"resnet50": "dinov2_l", "resnet_small": "vit_small"},
+    check=_check_eomt,
+    crop_setting=_square,
+    square_input=True,
   ),
 }
 
@@ -133,8 +201,8 @@ def crop_setting(config: ml_collections.ConfigDict) -> str:
 
 
 def fields_of_others(model: str) -> set[str]:
-  """Names of the fields of `config.model` that belong to other models than the one named."""
-  return {field for name, other in MODELS.items() if name != model for field in other.fields}
+  """Names of the fields of `config.model` that other models than the one named have, and it not."""
+  return {field for other in MODELS.values() for field in other.fields} - {*MODELS[model].fields}
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -145,16 +213,19 @@ def check(config: ml_collections.ConfigDict) -> None:
   """
   chosen, model = MODELS[config.model.name], config.model
   if not model.backbone.startswith(chosen.backbones):
-    others = " or ".join(f"model={name}" for name, other in MODELS.items() if not other.backbones)
+    others = [f"model={n}" for n, m in MODELS.items() if model.backbone.startswith(m.backbones)]
+    starts = " or ".join(repr(start) for start in chosen.backbones)
     raise ValueError(
       f"config.model.backbone={model.backbone!r} does not fit config.model.name={model.name!r},"
-      f" which needs one whose name begins with {chosen.backbones!r}; {others} takes every backbone"
+      f" which needs one whose name begins with {starts}; {' or '.join(others)} takes this backbone"
     )
-  for name, other in MODELS.items():
+  for other in MODELS.values():
     for field, off in other.methods.items():
-      if other is not chosen and config[field] != off:
+      if field not in chosen.methods and config[field] != off:
+        having = [name for name, model in MODELS.items() if field in model.methods]
         raise ValueError(
-          f"config.{field}={config[field]!r} needs config.model.name={name!r}, not"
-          f" {model.name!r}; leave it at {off!r}, or choose model={name}"
+          f"config.{field}={config[field]!r} needs config.model.name="
+          f"{' or '.join(map(repr, having))}, not {model.name!r}; leave it at {off!r}, or choose"
+          f" model={having[0]}"
         )
   chosen.check(config)

@@ -124,6 +124,19 @@ def _validate_views(options: ml_collections.ConfigDict) -> None:
     )
 
 
+def _validate_windows_of_its_own(config: ml_collections.ConfigDict) -> None:
+  """A model of square inputs places its windows itself, and padding would move them."""
+  name = config.model.name
+  if not models.MODELS[name].square_input:
+    return
+  for field, off in (("window", 0), ("window_stride", 0), ("shape_multiple", 1)):
+    if config.eval[field] != off:
+      raise ValueError(
+        f"config.eval.{field}={config.eval[field]} does not go with config.model.name={name!r},"
+        f" which sees every image in windows of config.data.crop_size; leave it at {off}"
+      )
+
+
 def _validate_pairs(config: ml_collections.ConfigDict) -> None:
   """Checks the fields that only make sense together."""
   data, train = config.data, config.train
@@ -138,6 +151,7 @@ def _validate_pairs(config: ml_collections.ConfigDict) -> None:
       " have a multiple of 0.1 between them: scale factors are drawn from those"
     )
   _validate_copy_paste(data)
+  _validate_windows_of_its_own(config)
   _validate_views(config.eval)
   if config.eval.min_size > config.eval.max_size:
     raise ValueError(

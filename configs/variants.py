@@ -47,6 +47,73 @@ def _resnet_small(config: ml_collections.ConfigDict) -> None:
   model.aspp_dilations = (2, 4, 6)
 
 
+def _dinov2(name: str, num_blocks: int = 3) -> Callable[[ml_collections.ConfigDict], None]:
+  """The release's rates for DINOv2, and its masks for ADE20K, which anneal one after the other."""
+
+  def overwrite(config: ml_collections.ConfigDict) -> None:
+    config.model.backbone = name
+    config.model.num_blocks = num_blocks
+    config.optimizer.layer_decay = 0.8
+    config.optimizer.warmup_steps = 500
+    config.optimizer.backbone_warmup_steps = 1_000
+    _anneal_masks(config, 6_520 / 39_153)
+
+  return overwrite
+
+
+def _dinov3(name: str, num_blocks: int = 3) -> Callable[[ml_collections.ConfigDict], None]:
+  """The release's for DINOv3: higher rates, longer warm-up; the first block is free early on."""
+
+  def overwrite(config: ml_collections.ConfigDict) -> None:
+    config.model.backbone = name
+    config.model.num_blocks = num_blocks
+    config.optimizer.learning_rate = 2e-4
+    config.optimizer.warmup_steps = 2_000
+    config.optimizer.backbone_warmup_steps = 3_000
+    _anneal_masks(config, 3_260 / 20_208)
+    config.loss.mask_annealing_starts = (0.0, *config.loss.mask_annealing_starts[1:])
+    config.loss.mask_annealing_ends = (3_000 / 20_208, *config.loss.mask_annealing_ends[1:])
+
+  return overwrite
+
+
+def _anneal_masks(config: ml_collections.ConfigDict, unit: float) -> None:
+  """The first block's masks begin to anneal after a unit, the last one's after 4; each takes one.
+
+  So it is in the release for every number of blocks; `unit` is a share of the training.
+  """
+  last = max(1, config.model.num_blocks - 1)
+  starts = [unit * (1 + 3 * block / last) for block in range(config.model.num_blocks)]
+  config.loss.mask_annealing_starts = tuple(starts)
+  config.loss.mask_annealing_ends = tuple(start + unit for start in starts)
+
+
+def _vit_small(config: ml_collections.ConfigDict) -> None:
+  """An encoder for a CPU and for crops of 128 to 256 px, trained from random weights."""
+  model = config.model
+  model.backbone = "vit_small"
+  model.dtype = "float32"  # CPUs compute bfloat16 no faster
+  model.num_queries = 24
+  model.num_blocks = 2
+  model.max_targets = 16
+  config.loss.num_points = 512  # about as dense as 12,544 on a crop of 512 px
+  _anneal_masks(config, 1 / 6)
+
+
+def passes(train_images: int) -> Callable[[ml_collections.ConfigDict], None]:
+  """EoMT's recipe for a data set: the release's passes over ADE20K, 31 or 16 (DINOv3).
+
+  Args:
+    train_images: number of training images.
+  """
+
+  def overwrite(config: ml_collections.ConfigDict) -> None:
+    number = 16 if config.model.backbone.startswith("dinov3") else 31
+    config.train.steps = number * (train_images // config.batch_size)
+
+  return overwrite
+
+
 def crops_of_640(config: ml_collections.ConfigDict) -> None:
   """The released recipes "res640": larger crops, training scales and test images."""
   config.data.crop_size = 640
@@ -72,7 +139,7 @@ def _copy_paste(config: ml_collections.ConfigDict) -> None:
 
 def _seesaw(config: ml_collections.ConfigDict) -> None:
   config.loss.class_loss = "seesaw"
-  if config.model.name == "mask2former":
+  if "model.class_head" in MODELS[config.model.name].methods:
     config.model.class_head = "seesaw"
   else:
     # The hardest pixels are those of rare classes already; both at once push the others aside.
@@ -96,6 +163,14 @@ VARIANTS: Variants = {
     "swin_l": _backbone("swin_l"),
     "vit_b": _backbone("vit_b"),
     "resnet_small": _resnet_small,
+    "dinov2_s": _dinov2("dinov2_s"),
+    "dinov2_b": _dinov2("dinov2_b"),
+    "dinov2_l": _dinov2("dinov2_l", num_blocks=4),
+    "dinov2_g": _dinov2("dinov2_g", num_blocks=5),
+    "dinov3_s": _dinov3("dinov3_s"),
+    "dinov3_b": _dinov3("dinov3_b"),
+    "dinov3_l": _dinov3("dinov3_l", num_blocks=4),
+    "vit_small": _vit_small,
   },
   "method": {
     "baseline": _nothing,
@@ -188,7 +263,8 @@ def apply_variants(
   Args:
     config: the data set's config; changed in place.
     variants: as in `parse_variants`.
-    defaults: the file's own choices for keys that are not given, before `DEFAULTS`.
+    defaults: the file's own choices for keys that are not given, before `DEFAULTS`. A model that
+      does not take such a backbone has one of its own instead.
     recipes: the file's own overwriting for a chosen value, laid out as `VARIANTS`. It comes
       last, so that it sees what was chosen for the other keys.
 
@@ -198,7 +274,11 @@ def apply_variants(
   Raises:
     ValueError: as in `parse_variants`.
   """
-  chosen = {**DEFAULTS, **(defaults or {}), **parse_variants(variants)}
+  given, chosen = parse_variants(variants), DEFAULTS | dict(defaults or {})
+  chosen |= given
+  if "backbone" not in given:
+    instead = MODELS[chosen["model"]].instead
+    chosen["backbone"] = instead.get(chosen["backbone"], chosen["backbone"])
   for table in (VARIANTS, recipes or {}):
     for key, values in table.items():
       # In the table's order, so that a+b is the same as b+a.

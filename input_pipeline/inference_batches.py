@@ -150,15 +150,18 @@ def _assembled(
   return [batch] if any(batch.rows) else []
 
 
-def single_batch(image: np.ndarray, min_size: int, max_size: int) -> InferenceBatch:
+def single_batch(
+  image: np.ndarray, min_size: int, max_size: int, *, half_even: bool = False
+) -> InferenceBatch:
   """The batch of one image, which is its content too.
 
   Args:
     image: uint8 [H, W, 3].
     min_size: wanted length of the model input's shorter side in pixels; 0 keeps the native size.
     max_size: limit of its longer side in pixels (not applied to native sizes).
+    half_even: whether halves of its sides are rounded to the even number, not up.
   """
   size = image.shape[:2]
-  shape = eval_size(*size, min_size, max_size)
+  shape = eval_size(*size, min_size, max_size, half_even=half_even)
   row = SizedImage(size, shape, image)
   return InferenceBatch(resize_image(image, *shape)[None], [row])

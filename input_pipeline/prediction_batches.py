@@ -41,6 +41,7 @@ def prediction_batches(
   min_size: int,
   max_size: int,
   failed: Callable[[epath.Path, ImageError], None],
+  half_even: bool = False,
   max_pixels: int | None = None,
 ) -> Iterator[InferenceBatch]:
   """Yields every readable image once, as an `ImageFile`, while threads read the next batch.
@@ -52,12 +53,13 @@ def prediction_batches(
     min_size: wanted length of the model input's shorter side in pixels; 0 keeps the native size.
     max_size: limit of its longer side in pixels (not applied to native sizes).
     failed: called with the file and the reason where one cannot be read.
+    half_even: whether halves of the model input's sides are rounded to the even number, not up.
     max_pixels: limit for an original image; larger ones are refused. None for no limit.
   """
   images = []
   for path, size in _sizes(paths, max_pixels):
     try:
-      input_size = eval_size(*size.result(), min_size, max_size)
+      input_size = eval_size(*size.result(), min_size, max_size, half_even=half_even)
       _check_input(path, input_size, max_size)
       images.append(SizedImage(size.result(), input_size, path))
     except ImageError as error:

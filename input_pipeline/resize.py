@@ -7,17 +7,20 @@ import numpy as np
 from PIL import Image
 
 
-def shortest_edge_size(height: int, width: int, size: int, max_size: int) -> tuple[int, int]:
+def shortest_edge_size(
+  height: int, width: int, size: int, max_size: int, *, half_even: bool = False
+) -> tuple[int, int]:
   """Output size that brings the shorter side to `size`, the longer one to at most `max_size`.
 
-  Rounding as in detectron2 (ResizeShortestEdge.get_output_shape): both sides stay fractional until
-  the end and are rounded once, by int(x + 0.5).
+  Both sides stay fractional until the end and are rounded once, as in detectron2
+  (ResizeShortestEdge.get_output_shape) by int(x + 0.5), or as in EoMT's release by round(x).
 
   Args:
     height: input height in pixels.
     width: input width in pixels.
     size: wanted length of the shorter side in pixels.
     max_size: limit of the longer side in pixels.
+    half_even: whether a half is rounded to the even number, not up.
 
   Returns:
     (height, width) of the output in pixels, at least 1 each.
@@ -31,6 +34,8 @@ def shortest_edge_size(height: int, width: int, size: int, max_size: int) -> tup
   if longer > max_size:
     shrink = max_size / longer
     new_height, new_width = new_height * shrink, new_width * shrink
+  if half_even:
+    return max(1, round(new_height)), max(1, round(new_width))
   return max(1, int(new_height + 0.5)), max(1, int(new_width + 0.5))
 
 
@@ -124,7 +129,9 @@ def _resize_axes_apart(
   return np.asarray(resized.crop((0, rows.start, resized.width, rows.stop)))
 
 
-def eval_size(height: int, width: int, min_size: int, max_size: int) -> tuple[int, int]:
+def eval_size(
+  height: int, width: int, min_size: int, max_size: int, *, half_even: bool = False
+) -> tuple[int, int]:
   """Size of the model's input for one test image (single scale, unpadded).
 
   Args:
@@ -132,10 +139,11 @@ def eval_size(height: int, width: int, min_size: int, max_size: int) -> tuple[in
     width: image width in pixels.
     min_size: wanted length of the shorter side in pixels; 0 keeps the native size.
     max_size: limit of the longer side in pixels (not applied to native sizes).
+    half_even: whether a half is rounded to the even number, not up.
 
   Returns:
     (height, width) in pixels.
   """
   if min_size == 0:
     return height, width
-  return shortest_edge_size(height, width, min_size, max_size)
+  return shortest_edge_size(height, width, min_size, max_size, half_even=half_even)

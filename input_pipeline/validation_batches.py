@@ -42,6 +42,7 @@ class ValidationBatches:
     process_count: P, number of processes; one that gets no record has no batches.
     shape_multiple: images are padded on the right and below to multiples of this, so that fewer
       shapes are compiled; 1: not at all. Padding changes results.
+    half_even: whether halves of the model input's sides are rounded to the even number, not up.
     only: records to read, if not all.
 
   Raises:
@@ -59,6 +60,7 @@ class ValidationBatches:
     process_index: int = 0,
     process_count: int = 1,
     shape_multiple: int = 1,
+    half_even: bool = False,
     only: Sequence[int] | None = None,
   ):
     heights, widths = sizes
@@ -77,7 +79,8 @@ class ValidationBatches:
     wanted = range(len(source)) if only is None else only
     for index in wanted[process_index::process_count]:
       size = int(heights[index]), int(widths[index])
-      images.append(SizedImage(size, eval_size(*size, min_size, max_size), index))
+      input_size = eval_size(*size, min_size, max_size, half_even=half_even)
+      images.append(SizedImage(size, input_size, index))
     rows = batch_size // process_count
     self._plan = inference_batches.plan_batches(images, lambda group: rows, shape_multiple)
 

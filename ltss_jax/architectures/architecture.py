@@ -1,6 +1,7 @@
 """What inference and training need of a model, and what a kind of model states of itself."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -27,16 +28,19 @@ class Architecture:
     num_classes: C.
     init: key -> (params, stats).
     predict: (params, stats, image [B, H, W, 3] normalised) -> prediction, a tree of [B, ...]; a
-      model that takes some sizes only pads by itself (`backbones.pad_to_stride`).
+      model that takes multiples of a size pads by itself (`backbones.pad_to_stride`).
     score_blocks: (prediction of one image, without its batch axis, (H, W)) -> function that gives
       the float32 scores of a block of classes at the input's size; the class with the largest
       score wins.
+    input_side: S, side in pixels of the squares that `predict` and `score_blocks` take alone, whose
+      windows show it any image (`inference/sliding_window.py: any_size`); 0: they take any size.
   """
 
   num_classes: int
   init: Callable[[jax.Array], tuple[Any, Any]]
   predict: Callable[[Any, Any, jax.Array], Any]
   score_blocks: Callable[[Any, tuple[int, int]], ScoreBlocks]
+  input_side: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +49,10 @@ class Objective:
 
   Attributes:
     init: key -> (params, stats); the loss's own state is part of stats.
-    loss: (params, stats, batch, rng) -> (scalar, (new stats, {"loss term": scalar})); the batch
-      holds "image" [B, H, W, 3] normalised, "label" [B, H, W], and "classes" and
-      "dropped_classes" where `max_targets` asks the input pipeline for them.
+    loss: (params, stats, batch, rng, step) -> (scalar, (new stats, {"loss term": scalar})); the
+      batch holds "image" [B, H, W, 3] normalised, "label" [B, H, W], and "classes" and
+      "dropped_classes" where `max_targets` asks the input pipeline for them; step is the number of
+      updates done, an int32 scalar.
     loss_terms: names in that dict.
     decays: whether weight decay applies to a parameter path.
     layers_above: number of encoder blocks between a parameter path and the encoder's end, the
@@ -75,7 +80,7 @@ class ArchitectureSpec:
 
   The two dataclasses are filled by the names of their fields: from `config.model`, `config.loss`,
   and "num_classes", "crop_size" and "backbone" (a `BackboneConfig`), or "class_loss" (a
-  `ClassLoss`), "queries_per_class" and "ignore_label".
+  `ClassLoss`), "queries_per_class", "ignore_label" and "steps".
 
   Attributes:
     functions: model config -> `init` and `apply` of the module.
@@ -83,12 +88,12 @@ class ArchitectureSpec:
     loss_config: dataclass of the loss's settings.
     architecture: (model config, log prior that inference takes from the class logits [C] or None)
       -> `Architecture`.
-    objective: (model config, loss config, mesh over whose axis "data" the batch is split)
+    objective: (model config, loss config, mesh over whose axes the batch is split)
       -> `Objective`.
     prior: statistic of the training data whose shares are the priors of the classes.
     official_names: (pattern, replacement) of paths and their official names, both with slashes; the
       first that matches counts. Those of the class layer, by which a checkpoint is recognised, are
-      of no other architecture; they begin with "sem_seg_head/".
+      of no other architecture.
     class_layers: paths of the layers with an output for each class; the first one is inference's.
     class_counts: path in stats of the samples of every class so far; "" where no loss keeps any.
   """
@@ -99,7 +104,7 @@ class ArchitectureSpec:
   architecture: Callable[[Any, ArrayLike | None], Architecture]
   objective: Callable[[Any, Any, Mesh], Objective]
   prior: Literal["images", "pixels"]
-  official_names: tuple[tuple[str, str], ...]
+  official_names: tuple[tuple[str, str | Callable[[re.Match], str]], ...]
   class_layers: tuple[str, ...]
   class_counts: str = ""
 

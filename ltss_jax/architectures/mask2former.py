@@ -6,20 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from absl import logging
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from kernels import ms_deform_attn
-from ltss_jax.architectures.architecture import (
-  Architecture,
-  ArchitectureSpec,
-  Objective,
-  ScoreBlocks,
-)
-from ltss_jax.losses import class_heads, mask_criterion, pixel
-from ltss_jax.losses.class_losses import CLASS_LOSSES
+from ltss_jax.architectures import mask_classification
+from ltss_jax.architectures.architecture import Architecture, ArchitectureSpec, Objective
+from ltss_jax.architectures.mask_classification import LOSS_TERMS, MaskLossConfig
+from ltss_jax.losses import pixel
 from ltss_jax.models import backbones, mask2former
 from ltss_jax.models.mask2former import Mask2FormerConfig
 
@@ -28,15 +23,13 @@ _UNDECAYED = re.compile(r"^transformer_decoder/(query_feat|query_embed|level_emb
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Mask2FormerLossConfig(mask_criterion.CriterionConfig):
-  """Settings of the criterion, and what stands beside it.
+class Mask2FormerLossConfig(MaskLossConfig):
+  """Settings of the loss.
 
   Attributes:
-    max_targets: T, masks per image that the loss can take.
     pixel_head_weight: weight of the loss of the auxiliary pixel head, where the model has one.
   """
 
-  max_targets: int
   pixel_head_weight: float
 
 
@@ -47,36 +40,24 @@ def architecture(
 
   Args:
     config: shape of the model.
-    inference_log_prior: values that `predict` takes from the logits of the classes [C], not from
-      that of no object (Menon et al., "Long-tail Learning via Logit Adjustment", ICLR 2021, section
-      4.1); None for nothing.
+    inference_log_prior: values that inference takes from the logits of the classes [C]
+      (`mask_classification.prediction`); None for nothing.
   """
   chosen = ms_deform_attn.choose(config.implementation)
   logging.info("Deformable attention: %s, of %s", chosen, ms_deform_attn.available())
   model = mask2former.functions(config)
-  head = class_heads.HEADS[config.class_head]
 
   def predict(params, stats, image):
     outputs, _ = model.apply(params, stats, backbones.pad_to_stride(image), train=False)
-    class_logits = outputs.class_logits[-1]
-    if inference_log_prior is not None:
-      class_logits = class_logits.at[..., : len(inference_log_prior)].subtract(inference_log_prior)
-    return {
-      "class_scores": head.probability(class_logits)[..., : config.num_classes],
-      "mask_logits": mask2former.mask_logits(outputs.mask_embeddings[-1], outputs.mask_features),
-    }
+    return mask_classification.prediction(
+      config.class_head,
+      config.num_classes,
+      outputs.class_logits[-1],
+      mask2former.mask_logits(outputs.mask_embeddings[-1], outputs.mask_features),
+      inference_log_prior,
+    )
 
-  return Architecture(config.num_classes, model.init, predict, _score_blocks)
-
-
-def _score_blocks(prediction: dict[str, jax.Array], size: tuple[int, int]) -> ScoreBlocks:
-  masks = mask2former.full_size_masks(prediction["mask_logits"][None], *size)[0]  # [H, W, Q]
-
-  def block(start, count):
-    scores = jax.lax.dynamic_slice_in_dim(prediction["class_scores"], start, count, axis=-1)
-    return masks @ scores
-
-  return block
+  return Architecture(config.num_classes, model.init, predict, mask_classification.score_blocks)
 
 
 def objective(
@@ -87,91 +68,49 @@ def objective(
   Args:
     config: shape of the model.
     loss_config: costs, losses and matcher.
-    mesh: mesh with the axis "data", over which the training batch is split; each device matches its
-      own images.
+    mesh: devices over all of whose axes the training batch is split; each matches its own images.
   """
   model = mask2former.functions(config)
   return Objective(
     init=model.init,
     loss=_loss(model, config, loss_config, mesh),
-    loss_terms=(
-      "loss",
-      "loss_class",
-      "loss_mask",
-      "loss_dice",
-      *(["loss_pixel"] if config.pixel_head else []),
-      "dropped_targets",
-      "nonfinite_logits",
-      "invalid_matches",
-    ),
+    loss_terms=LOSS_TERMS + (("loss_pixel",) if config.pixel_head else ()),
     decays=lambda path: backbones.decays(path) and not _UNDECAYED.search(path),
     layers_above=lambda path: 0,
     max_targets=loss_config.max_targets,
   )
 
 
-def _loss(model, config, criterion, mesh) -> Callable:
+def _loss(model, config, loss_config, mesh) -> Callable:
   """`Objective.loss` of Mask2Former."""
-  ignore_label, keeps_counts = criterion.ignore_label, criterion.class_loss.keeps_counts
+  ignore_label, keeps_counts = loss_config.ignore_label, loss_config.class_loss.keeps_counts
+  criterion = mask_classification.criterion(loss_config, config.num_classes, mesh)
 
-  def sums_of_all_devices(class_logits, mask_logits, targets, keys, counts):
-    sums = mask_criterion.criterion_sums(
-      criterion, class_logits, mask_logits, targets, keys, config.num_classes, counts, "data"
-    )
-    return jax.lax.psum(sums, "data")
-
-  per_image, per_prediction = PartitionSpec("data"), PartitionSpec(None, "data")
-  sharded_sums = jax.shard_map(
-    sums_of_all_devices,
-    mesh=mesh,
-    in_specs=(per_prediction, per_prediction, per_image, per_image, PartitionSpec()),
-    out_specs=PartitionSpec(),
-    # The check of what varies over devices refuses loops that start from constants, as optax's do.
-    check_vma=False,
-  )
-
-  def loss(params, stats, batch, rng):
-    _check_class_head(config, criterion)
+  def loss(params, stats, batch, rng, step):
+    del step
+    mask_classification.check_class_head(config.class_head, loss_config)
     model_key, point_key = jax.random.split(rng)
     image = backbones.pad_to_stride(batch["image"])
     label = backbones.pad_to_stride(batch["label"], ignore_label)
-    with ms_deform_attn.sharded(mesh, batch_axis="data"):
+    with ms_deform_attn.sharded(mesh, batch_axis=mesh.axis_names):
       outputs, new_stats = model.apply(params, stats, image, train=True, rng=model_key)
-    sums = sharded_sums(
+    value, terms, matches = criterion(
       outputs.class_logits,
       mask2former.mask_logits(outputs.mask_embeddings, outputs.mask_features),
-      mask_criterion.Targets(label, batch["classes"]),
-      jax.random.split(point_key, image.shape[0]),
+      batch,
+      label,
+      point_key,
       _class_counts(stats)[:-1] if keeps_counts else None,
     )
     if keeps_counts:
-      new_stats = _add_matches(new_stats, sums.matched.sum(0))
-    value, terms = mask_criterion.total_loss(criterion, sums)
+      new_stats = _add_matches(new_stats, matches)
     if config.pixel_head:
       auxiliary = pixel.auxiliary_loss(outputs.pixel_logits, label, ignore_label)
-      terms["loss_pixel"] = criterion.pixel_head_weight * auxiliary
-      value += terms["loss_pixel"]
-    terms |= {
-      "loss": value,
-      "dropped_targets": batch["dropped_classes"].sum().astype(jnp.float32),
-      "nonfinite_logits": sums.nonfinite_logits.astype(jnp.float32),
-      "invalid_matches": sums.invalid_matches.astype(jnp.float32),
-    }
+      terms["loss_pixel"] = loss_config.pixel_head_weight * auxiliary
+      terms["loss"] = value = value + terms["loss_pixel"]
     return value, (new_stats, terms)
 
   return loss
-
-
-def _check_class_head(config, criterion) -> None:
-  """Evaluation and conversion need the head alone, so that only training asks for its loss."""
-  name, wanted = criterion.class_loss.name, criterion.class_loss.class_head
-  if config.class_head != wanted:
-    losses = [loss.name for loss in CLASS_LOSSES.values() if loss.class_head == config.class_head]
-    raise ValueError(
-      f"config.model.class_head={config.class_head!r} does not go with config.loss.class_loss="
-      f"{name!r} in training; set --config.model.class_head={wanted} or --config.loss.class_loss="
-      + " or ".join(losses)
-    )
 
 
 def _class_counts(stats: dict[str, Any]) -> jax.Array:

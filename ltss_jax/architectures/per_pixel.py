@@ -121,7 +121,8 @@ def _objective(
     logits = full_resolution(logits, *label.shape[1:])  # [B, H, W, C]
     return pixel.class_loss(class_loss, logits, label, ignore_label, counts)  # [B, H, W]
 
-  def loss(params, stats, batch, rng):
+  def loss(params, stats, batch, rng, step):
+    del step
     image, label, counts = batch["image"], batch["label"], None
     logits, new_stats = model.apply(params, _of_model(stats), image, train=True, rng=rng)
     if class_loss.keeps_counts:

@@ -82,6 +82,7 @@ def build_objective(
     "ignore_label": ignore_label,
     "class_loss": losses.class_loss(config, train_stats),
     "queries_per_class": losses.queries_per_class(config, train_stats),
+    "steps": config.train.steps,
   }
   cls = spec.loss_config
   settings = cls(**fields_of(cls, {**config.model, **config.loss, **given}))

@@ -27,12 +27,14 @@ def build_predictor(
   options = config.eval
   if options.window:
     stride = options.window_stride or -(-2 * options.window // 3)
-    architecture = sliding_window.over_windows(architecture, options.window, stride)
+    starts = sliding_window.strided(options.window, stride)
+    architecture = sliding_window.over_windows(architecture, options.window, starts)
   augmentation = test_time_augmentation.AugmentationOptions(
     scales=tuple(options.scales),
     max_size=options.scales_max_size,
     flip=options.flip,
     flip_pairs=tuple(flip_pairs),
     shape_multiple=options.shape_multiple,
+    half_even=options.round_half_even,
   )
   return Predictor(architecture, mesh, augmentation)

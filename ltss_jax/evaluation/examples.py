@@ -49,10 +49,16 @@ class Examples:
     """
     self._dataset, self._predictor, self._options = dataset, predictor, config.eval
     self._mesh = mesh_lib.data_mesh(jax.local_devices())
-    counts = dataset.val_counts
+    counts, options = dataset.val_counts, config.eval
     self._indices = choose(
       [
-        resize.eval_size(int(height), int(width), self._options.min_size, self._options.max_size)
+        resize.eval_size(
+          int(height),
+          int(width),
+          options.min_size,
+          options.max_size,
+          half_even=options.round_half_even,
+        )
         for height, width in zip(counts.height, counts.width, strict=True)
       ],
       count,
@@ -62,7 +68,7 @@ class Examples:
     """Yields the examples at their original size.
 
     Args:
-      params: parameters, replicated over all devices.
+      params: parameters, whole on each of this process's devices.
       stats: statistics, likewise.
     """
     metadata = self._dataset.metadata
@@ -125,7 +131,7 @@ def keep(chosen: Examples, params: Any, stats: Any, path: epath.PathLike) -> Non
 
   Args:
     chosen: the images.
-    params: parameters, replicated over all devices.
+    params: parameters, whole on each of this process's devices.
     stats: statistics, likewise.
     path: path of the .npz file.
   """

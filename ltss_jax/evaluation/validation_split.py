@@ -38,5 +38,6 @@ def batches(
     process_index=0 if on_one_process else jax.process_index(),
     process_count=1 if on_one_process else processes,
     shape_multiple=shape_multiple,
+    half_even=options.round_half_even,
     only=only,
   )

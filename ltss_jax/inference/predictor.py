@@ -1,5 +1,6 @@
 """The label maps of batches of images, of any sizes, on this process's own devices."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ltss_jax import architectures, mesh as mesh_lib
-from ltss_jax.inference import score_maps, test_time_augmentation
+from ltss_jax.inference import score_maps, sliding_window, test_time_augmentation
 from ltss_jax.inference.test_time_augmentation import Size, View
 
 
@@ -26,11 +27,12 @@ class Predictor:
     """Sets up.
 
     Args:
-      architecture: the model.
+      architecture: the model; one of square inputs sees windows.
       mesh: mesh of this process's own devices; the batch is split over it.
       augmentation: the views whose scores are averaged; None: the images as they are.
     """
-    self._architecture, self._mesh = architecture, mesh
+    self._architecture, self._mesh = sliding_window.any_size(architecture), mesh
+    self._scored_size = functools.partial(sliding_window.padded_size, architecture)
     self._augmentation = augmentation or test_time_augmentation.NO_AUGMENTATION
     self._shapes: set[tuple] = set()
     batch, replicated = mesh_lib.batch_sharding(mesh).spec, mesh_lib.replicated(mesh).spec
@@ -97,7 +99,7 @@ class Predictor:
     views = self._views(image, sizes, input_sizes, always_resize=True)
     predictions = jax.device_get(self._predict(params, stats, self._put(views)))
     num_classes = self._architecture.num_classes
-    count = score_maps.classes_per_block(num_classes, _num_pixels(views) * len(views))
+    count = score_maps.classes_per_block(num_classes, self._num_pixels(views) * len(views))
     shapes = tuple(view.image.shape[1:3] for view in views)
     of_images = [(p, view.interpolation) for p, view in zip(predictions, views, strict=True)]
     results = []
@@ -130,7 +132,7 @@ class Predictor:
 
   def _labels(self, params: Any, stats: Any, views: list[View]) -> jax.Array:
     """Label maps of one device's images, as many at a time as memory is meant to hold."""
-    num_classes, pixels = self._architecture.num_classes, _num_pixels(views)
+    num_classes, pixels = self._architecture.num_classes, self._num_pixels(views)
     shapes = [view.image.shape[1:3] for view in views]
     predictions = self._networks(params, stats, views)
 
@@ -159,6 +161,14 @@ class Predictor:
       maps.append((blocks, interpolation))
     return maps
 
+  def _num_pixels(self, views: list[View]) -> int:
+    """Pixels of the largest view of one image or of its label map, whichever are more."""
+    inputs = [math.prod(self._scored_size(view.image.shape[1:3])) for view in views]
+    outputs = [
+      low.shape[1] for view in views if view.interpolation for low, _ in view.interpolation
+    ]
+    return max(*inputs, math.prod(outputs[:2]))
+
 
 def _network_input(view: View) -> jax.Array:
   """The normalised image; what is padding becomes 0, as where a model pads by itself."""
@@ -169,10 +179,3 @@ def _network_input(view: View) -> jax.Array:
   height, width = view.extent[:, 0, None, None], view.extent[:, 1, None, None]
   inside = (rows[:, None] < height) & (columns < width)  # [B, h, w]
   return jnp.where(inside[..., None], image, 0)
-
-
-def _num_pixels(views: list[View]) -> int:
-  """Pixels of the largest view of one image or of its label map, whichever are more."""
-  inputs = [view.image.shape[1] * view.image.shape[2] for view in views]
-  outputs = [low.shape[1] for view in views if view.interpolation for low, _ in view.interpolation]
-  return max(*inputs, math.prod(outputs[:2]))

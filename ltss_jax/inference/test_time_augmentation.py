@@ -28,6 +28,7 @@ class AugmentationOptions:
     flip: whether each size is also seen mirrored.
     shape_multiple: images of different sizes in one batch are padded to a multiple of this.
     flip_pairs: classes that swap in a mirrored image.
+    half_even: whether halves of resized sides are rounded to the even number, not up.
   """
 
   scales: tuple[int, ...]
@@ -35,6 +36,7 @@ class AugmentationOptions:
   flip: bool
   shape_multiple: int
   flip_pairs: tuple[tuple[int, int], ...] = ()
+  half_even: bool = False
 
 
 # The only view is the image as it is.
@@ -108,7 +110,10 @@ def _scaled(
   options: AugmentationOptions, image: np.ndarray, input_sizes: Sequence[Size], scale: int
 ) -> tuple[np.ndarray, list[Size]]:
   """The batch at another scale and the size of each of its images."""
-  inside = [shortest_edge_size(*size, scale, options.max_size) for size in input_sizes]
+  inside = [
+    shortest_edge_size(*size, scale, options.max_size, half_even=options.half_even)
+    for size in input_sizes
+  ]
   multiple = options.shape_multiple
   shape = [-(-max(side) // multiple) * multiple for side in zip(*inside, strict=True)]
   if len(set(inside)) == 1 and list(input_sizes) == [image.shape[1:3]] * len(image):

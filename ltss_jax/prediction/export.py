@@ -1,6 +1,7 @@
 """Export of a model as a program for other software: StableHLO that needs only JAX to run."""
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from jax import export as jax_export
 from configs import common
 from input_pipeline import checked_files, prediction_files
 from ltss_jax import architectures
-from ltss_jax.inference import score_maps
+from ltss_jax.inference import score_maps, sliding_window
 from ltss_jax.inference.predictor import Predictor
 from ltss_jax.prediction import exported_program, predict
 from ltss_jax.prediction.exported_program import METADATA_FILE, PROGRAM_FILE, WEIGHTS_FILE
@@ -140,7 +141,7 @@ def inference_function(
   """The function that is exported.
 
   Args:
-    architecture: the model.
+    architecture: the model; one of square inputs sees windows.
     structure: tree structure of its (params, stats).
     with_scores: whether it returns scores too.
 
@@ -148,17 +149,18 @@ def inference_function(
     (leaves of (params, stats), uint8 RGB [B, H, W, 3]) -> {"labels": [B, H, W], uint8 or uint16;
     "scores": float32 [B, H, W, C]}.
   """
-  num_classes = architecture.num_classes
+  num_classes, whole = architecture.num_classes, sliding_window.any_size(architecture)
   dtype = prediction_files.label_dtype(num_classes)
 
   def infer(leaves: list[jax.Array], image: jax.Array) -> dict[str, jax.Array]:
     size = image.shape[1:3]
+    pixels = math.prod(sliding_window.padded_size(architecture, size))
     params, stats = jax.tree.unflatten(structure, leaves)
-    predictions = architecture.predict(params, stats, architectures.normalize(image))
+    predictions = whole.predict(params, stats, architectures.normalize(image))
 
     def of_one(prediction):
-      blocks = architecture.score_blocks(prediction, size)
-      result = {"labels": score_maps.argmax(blocks, num_classes, size[0] * size[1])}
+      blocks = whole.score_blocks(prediction, size)
+      result = {"labels": score_maps.argmax(blocks, num_classes, pixels)}
       result["labels"] = result["labels"].astype(dtype)
       return result | ({"scores": blocks(0, num_classes)} if with_scores else {})
 

@@ -15,13 +15,14 @@ from absl import logging
 from ltss_jax.weights import pickles, sets, shards, torch_files
 from ltss_jax.workdir import atomic_file
 
+# In the order in which the format's own library writes arrays, so that all are aligned.
 _SAFETENSORS_DTYPES = {
+  "I64": np.int64,
   "F64": np.float64,
   "F32": np.float32,
-  "F16": np.float16,
-  "BF16": jnp.bfloat16,
-  "I64": np.int64,
   "I32": np.int32,
+  "BF16": jnp.bfloat16,
+  "F16": np.float16,
   "I16": np.int16,
   "I8": np.int8,
   "U8": np.uint8,
@@ -164,6 +165,31 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
       raise ValueError(f"{name} {tuple(entry['shape'])} is not all there")
     arrays[name] = np.frombuffer(body[begin:end].tobytes(), dtype).reshape(entry["shape"])
   return arrays
+
+
+def write_safetensors(path: str | pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes a .safetensors file, byte for byte as its own library does.
+
+  Args:
+    path: the new file; appears only when it is complete.
+    arrays: name -> array of a dtype that the format has.
+  """
+  kinds = {np.dtype(dtype): kind for kind, dtype in _SAFETENSORS_DTYPES.items()}
+  places = list(kinds)
+  order = sorted(arrays, key=lambda name: (places.index(arrays[name].dtype), name))
+  header, end = {}, 0
+  for name in order:
+    array = arrays[name]
+    begin, end = end, end + array.nbytes
+    kind = kinds[array.dtype]
+    header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": (begin, end)}
+  text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+  text += b" " * (-len(text) % 8)
+  with atomic_file.atomic_write(path) as file:
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in order:
+      little_endian = arrays[name].dtype.newbyteorder("<")
+      file.write(np.ascontiguousarray(arrays[name], little_endian).tobytes())
 
 
 def write_pickle(path: str | pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:

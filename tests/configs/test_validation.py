@@ -1,8 +1,9 @@
+import dataclasses
 import math
 
 import pytest
 
-from configs import common, shapes_lt
+from configs import common, models, shapes_lt
 
 
 @pytest.mark.parametrize(
@@ -266,6 +267,27 @@ def test_windows_need_no_rounded_shapes():
   with pytest.raises(ValueError, match=r"config\.eval\.window=64 .*shape_multiple=32"):
     common.validate(config)
   config.eval.shape_multiple = 1
+  common.validate(config)
+
+
+@pytest.mark.parametrize(
+  ("field", "value", "off"),
+  [("window", 64, 0), ("window_stride", 32, 0), ("shape_multiple", 32, 1)],
+)
+def test_a_model_of_square_inputs_places_its_windows_itself(monkeypatch, field, value, off):
+  square = dataclasses.replace(models.MODELS["mask2former"], square_input=True)
+  config = shapes_lt.get_config("model=mask2former")
+  config.eval[field] = value
+  if field != "window_stride":
+    common.validate(config)
+  monkeypatch.setitem(models.MODELS, "mask2former", square)
+  with pytest.raises(ValueError) as raised:
+    common.validate(config)
+  assert str(raised.value) == (
+    f"config.eval.{field}={value} does not go with config.model.name='mask2former', which sees"
+    f" every image in windows of config.data.crop_size; leave it at {off}"
+  )
+  config.eval[field] = off
   common.validate(config)
 
 

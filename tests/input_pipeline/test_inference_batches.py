@@ -108,3 +108,9 @@ def test_a_single_image_is_a_batch_of_its_own():
   np.testing.assert_array_equal(batch.image[0], resize.resize_image(image, 10, 16))
   [row] = batch.rows
   assert row.size == (20, 31) and row.content is image and batch.input_sizes == [(10, 16)]
+  image = np.zeros((20, 33, 3), np.uint8)  # 16.5
+  shapes = [
+    inference_batches.single_batch(image, 10, 99, half_even=even).image.shape
+    for even in (False, True)
+  ]
+  assert shapes == [(1, 10, 17, 3), (1, 10, 16, 3)]

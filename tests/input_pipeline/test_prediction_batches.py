@@ -77,6 +77,13 @@ def test_min_size_0_keeps_native_sizes(paths):
   assert shapes == {(20, 30), (40, 60), (30, 20)}
 
 
+def test_halves_of_input_sides_go_up_or_to_the_even_number(tmp_path):
+  Image.new("RGB", (81, 40)).save(tmp_path / "a.png")  # 20 / 40 * 81 = 40.5
+  for even, width in ((False, 41), (True, 40)):
+    [batch] = batches_of([epath.Path(tmp_path / "a.png")], [], half_even=even)
+    assert batch.image.shape == (1, 20, width, 3)
+
+
 def test_images_too_large_are_refused_and_the_others_come(paths):
   failed = []
   batches = batches_of(paths[:5], failed, max_pixels=40 * 60 - 1)

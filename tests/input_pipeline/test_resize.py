@@ -50,6 +50,34 @@ def test_nearest_equals_its_definition(height, width, new_height, new_width):
   )
 
 
+@pytest.mark.parametrize(
+  ("height", "width", "size", "expected"),
+  [
+    (1024, 1365, 512, (512, 682)),  # 682.5 goes to the even number,
+    (1024, 1367, 512, (512, 684)),  # 683.5 too.
+    (1365, 1024, 512, (682, 512)),
+    (480, 640, 512, (512, 683)),  # 682.67
+  ],
+)
+def test_halves_to_the_even_number_by_hand(height, width, size, expected):
+  assert resize.eval_size(height, width, size, 2048, half_even=True) == expected
+  assert resize.eval_size(height, width, 0, 2048, half_even=True) == (height, width)
+
+
+def test_halves_go_up_unless_asked_otherwise():
+  assert resize.eval_size(1024, 1365, 512, 2048) == (512, 683)
+  # 512 x 1025.2, shrunk to 1001 px: 499.9 x 1001; no half.
+  assert resize.eval_size(256, 513, 512, 1001, half_even=True) == (500, 1001)
+  assert resize.eval_size(400, 1001, 400, 1000, half_even=True) == (400, 1000)
+
+
+@given(st.integers(1, 4000), st.integers(1, 4000), st.sampled_from([128, 224, 512, 518, 640]))
+def test_halves_to_the_even_number_as_in_eomts_release(height, width, side):
+  factor = max(side / height, side / width)
+  expected = round(height * factor), round(width * factor)
+  assert resize.eval_size(height, width, side, 4000 * 640, half_even=True) == expected
+
+
 def test_rounds_once_per_side():
   assert resize.eval_size(427, 640, 512, 1333) == (512, 767)  # 767.4
   assert resize.eval_size(200, 900, 512, 1333) == (296, 1333)  # 296.2

@@ -88,6 +88,15 @@ def test_order_is_the_same_each_time_and_for_any_number_of_threads(monkeypatch):
       np.testing.assert_array_equal(one.image, other.image)
 
 
+def test_halves_of_input_sides_go_up_or_to_the_even_number():
+  # 20 / 40 * 81 = 40.5
+  records, sizes = make_records([(40, 81)]), (np.array([40]), np.array([81]))
+  shapes = [
+    batches_of(records, sizes, max_size=99, half_even=even).shapes for even in (False, True)
+  ]
+  assert shapes == [[(20, 41)], [(20, 40)]]
+
+
 def test_a_process_without_records_yields_nothing():
   sizes = SIZES[0][:2], SIZES[1][:2]
   batches = batches_of(RECORDS[:2], sizes, batch_size=4, process_index=3, process_count=4)

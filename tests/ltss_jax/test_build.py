@@ -239,7 +239,7 @@ def loss_and_prediction(config, params, stats, batch):
   architecture = build.build_architecture(config, num_classes=5, train_stats=STATS)
 
   def both(params, stats, batch):
-    _, (_, terms) = training.loss(params, stats, batch, jax.random.key(0))
+    _, (_, terms) = training.loss(params, stats, batch, jax.random.key(0), 0)
     return terms, architecture.predict(params, stats, batch["image"])
 
   return jax.jit(both)(params, stats, batch)

@@ -287,7 +287,7 @@ def test_a_seesaw_head_predicts_and_trains_with_its_loss_alone():
   assert prediction["class_scores"].shape == (2, 12, NUM_CLASSES)
   data = dict(batch(2), image=jnp.zeros((2, 64, 64, 3)))
   with pytest.raises(ValueError, match=r"class_head='seesaw'.*--config\.loss\.class_loss=seesaw"):
-    training.loss(params, stats, data, jax.random.key(0))
+    training.loss(params, stats, data, jax.random.key(0), 0)
 
 
 def test_logit_adjustment_shifts_the_classes_and_not_no_object(fresh_state):

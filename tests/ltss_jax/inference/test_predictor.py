@@ -7,13 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs import shapes_lt
-from input_pipeline import resize, validation_batches
+from input_pipeline import inference_batches, resize, validation_batches
 from ltss_jax import architectures, build, mesh as mesh_lib
 from ltss_jax.evaluation import confusion
-from ltss_jax.inference import score_maps, sliding_window, test_time_augmentation
+from ltss_jax.inference import score_maps, sliding_window, stream, test_time_augmentation
 from ltss_jax.inference.predictor import Predictor
+from tests import square_model
 
 NUM_CLASSES = 4
 SIZES = [(20, 30), (24, 24), (20, 30), (31, 17), (20, 30), (24, 24), (20, 30)]
@@ -72,7 +74,8 @@ def counts(
   mesh = mesh_lib.data_mesh(jax.devices()[:devices])
   architecture = architecture or colour_architecture()
   if window:
-    architecture = sliding_window.over_windows(architecture, window, window - 3)
+    starts = sliding_window.strided(window, window - 3)
+    architecture = sliding_window.over_windows(architecture, window, starts)
   options = dataclasses.replace(
     test_time_augmentation.NO_AUGMENTATION, max_size=64, shape_multiple=multiple, **options
   )
@@ -253,3 +256,76 @@ def test_sums_of_one_process_are_its_own_counts():
 
 def test_the_only_process_gathers_what_it_has():
   assert mesh_lib.gather_bytes(b"abc") == [b"abc"]
+
+
+def photograph(height, width):
+  """Coloured patches, so that classes are of regions."""
+  small = np.random.default_rng(height).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+  return resize.resize_image(small, height, width)
+
+
+def released_input(image, side):
+  """The image scaled as EoMT's release does it, from its formula."""
+  height, width = image.shape[:2]
+  factor = max(side / height, side / width)
+  size = round(width * factor), round(height * factor)
+  return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+
+
+def check_labels(labels, scores):
+  """Labels are those of the largest scores, except where two are equal but for rounding."""
+  chosen = np.take_along_axis(scores, labels[..., None].astype(int), -1)[..., 0]
+  np.testing.assert_allclose(chosen, scores.max(-1), atol=2e-5)
+  assert (labels == scores.argmax(-1)).mean() > 0.999 and len(np.unique(labels)) > 2
+
+
+SQUARE = {"params": square_model.WEIGHTS, "stats": {}}
+
+
+@pytest.mark.parametrize("size", [(97, 131), (131, 97), (70, 300), (128, 128)])
+def test_a_model_of_squares_sees_an_image_as_eomts_release_shows_it(size):
+  image = photograph(*size)
+  batch = inference_batches.single_batch(image, square_model.SIDE, 4096, half_even=True)
+  predictor = Predictor(square_model.architecture(), mesh_lib.data_mesh(jax.devices()[:1]))
+  (one,) = stream.predictions(predictor, *SQUARE.values(), [batch])
+  expected = square_model.bilinear(square_model.scores(released_input(image, 128)), *size)
+  check_labels(one.label_map, expected)
+  (scores,) = predictor.scores(**SQUARE, image=batch.image, sizes=[size])
+  # Float32 sums of four windows at most, and blends of them, against float64.
+  np.testing.assert_allclose(scores.transpose(1, 2, 0), expected, atol=2e-5)
+
+
+def test_a_model_of_squares_sees_native_sizes_and_other_scales():
+  """Smaller than a window, and several windows on both axes; batches of two on two devices."""
+  images = np.stack([photograph(97, 131), photograph(97, 131)[:, ::-1]])
+  mesh, sizes = mesh_lib.data_mesh(jax.devices()[:2]), [(97, 131), (60, 200)]
+  native = Predictor(square_model.architecture(), mesh)(**SQUARE, image=images, sizes=sizes)
+  options = dataclasses.replace(
+    test_time_augmentation.NO_AUGMENTATION, scales=(40, 290), max_size=400, flip=True
+  )
+  predictor = Predictor(square_model.architecture(), mesh, options)
+  labels = predictor(**SQUARE, image=images, sizes=sizes)
+  scores = predictor.scores(**SQUARE, image=images, sizes=sizes)
+  for i, (image, size) in enumerate(zip(images, sizes, strict=True)):
+    expected = square_model.bilinear(square_model.scores(image), *size)
+    check_labels(np.asarray(native)[i, : size[0], : size[1]], expected)
+    views = []
+    for height, width in ((40, 54), (290, 392)):
+      scaled = resize.resize_image(np.ascontiguousarray(image), height, width)
+      views.append(square_model.bilinear(square_model.scores(scaled), *size))
+      mirrored = square_model.bilinear(square_model.scores(scaled[:, ::-1]), *size)
+      views.append(mirrored[:, ::-1])
+    check_labels(np.asarray(labels)[i, : size[0], : size[1]], np.mean(views, 0))
+    np.testing.assert_allclose(scores[i].transpose(1, 2, 0), np.mean(views, 0), atol=2e-5)
+
+
+def test_scores_of_small_images_count_with_the_square_that_they_are_padded_to(monkeypatch):
+  """Blocks of classes and images are as small as the memory for them is meant to be."""
+  asked = []
+  classes = score_maps.classes_per_block
+  monkeypatch.setattr(
+    score_maps, "classes_per_block", lambda *args: asked.append(args) or classes(*args)
+  )
+  predictor = Predictor(square_model.architecture(), mesh_lib.data_mesh(jax.devices()[:1]))
+  predictor(**SQUARE, image=photograph(20, 200)[None], sizes=[(20, 200)])
+  assert asked == [(square_model.NUM_CLASSES, 128 * 200)]

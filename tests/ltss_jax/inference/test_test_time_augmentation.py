@@ -58,6 +58,13 @@ def test_one_scale_with_the_limits_of_the_input_is_the_input(height, width, scal
   assert again == size or max(size) == max(scale, limit)
 
 
+def test_halves_of_scaled_sides_go_up_or_to_the_even_number():
+  image = random_images(1, 20, 33, 3)
+  for even, width in ((False, 17), (True, 16)):
+    (view,) = made(image, [(20, 33)], scales=(10,), max_size=99, half_even=even)
+    assert view.image.shape == (1, 10, width, 3)
+
+
 def test_images_of_several_sizes_fill_a_rounded_shape():
   image = np.zeros((2, 32, 32, 3), np.uint8)
   inside = [(20, 30), (32, 17)]

@@ -18,11 +18,11 @@ from ltss_jax import checkpoint
 from ltss_jax.inference.predictor import Predictor
 from ltss_jax.prediction import export, predict
 from ltss_jax.workdir import run_config
-from tests import programs, small_models
+from tests import programs, small_models, square_model
 from tests.small_models import NUM_CLASSES
 
 
-@pytest.fixture(name="exported", scope="module", params=["deeplabv3plus", "mask2former"])
+@pytest.fixture(name="exported", scope="module", params=["deeplabv3plus", "mask2former", "eomt"])
 def _exported(request, tmp_path_factory):
   """(config, directory of weights, directory of the export, its metadata)."""
   config, folder = small_models.mhp_v2_config(request.param), tmp_path_factory.mktemp("export")
@@ -177,6 +177,23 @@ def test_an_export_for_another_platform_is_not_checked_here(tmp_path):
   program = jax.export.deserialize((tmp_path / "out" / "model.stablehlo").read_bytes())
   assert program.platforms == ("tpu",)
   assert "tpu_custom_call" in program.mlir_module()  # the TPU's own kernel
+
+
+@pytest.mark.parametrize("size", [(97, 131), (128, 173), (150, 300)])
+def test_windows_are_part_of_the_program_of_a_model_of_squares(size):
+  architecture = square_model.architecture()
+  leaves, structure = jax.tree.flatten((square_model.WEIGHTS, {}))
+  function = export.inference_function(architecture, structure, with_scores=True)
+  program = export.program_of(function, leaves, size, batch_size=0, platforms=("cpu",))
+  program = jax.export.deserialize(program.serialize())
+  image = np.random.default_rng(3).integers(0, 256, (3, *size, 3), dtype=np.uint8)
+  for batch in (image[:1], image):
+    result = program.call(leaves, batch)
+    assert result["labels"].dtype == np.uint8
+    for one, scores, labels in zip(batch, result["scores"], result["labels"], strict=True):
+      expected = square_model.scores(one)
+      np.testing.assert_allclose(scores, expected, atol=2e-5)  # float32 against float64
+      assert (labels == expected.argmax(-1)).mean() > 0.999
 
 
 def test_kernels_that_cannot_be_stored_give_way_to_plain_operations():

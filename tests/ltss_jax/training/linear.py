@@ -8,8 +8,8 @@ from ltss_jax import architectures
 def objective():
   """A per-pixel linear classifier with plain mean loss: small enough to differentiate by hand."""
 
-  def loss(params, stats, batch, rng):
-    del rng
+  def loss(params, stats, batch, rng, step):
+    del rng, step
     score = batch["image"] @ params["head"]["kernel"]  # [B, H, W]
     value = jnp.mean((score - batch["label"]) ** 2)
     return value, ({"seen": stats["seen"] + score.shape[0]}, {"loss": value})
