@@ -88,12 +88,13 @@ def test_the_first_average_is_a_copy():
   mesh = mesh_lib.data_mesh(jax.devices()[:1])
   objective = with_constants()
   state = train_step.init_state(objective, OPTIMIZER, 0, mesh, DECAY)
-  loaded = train_step.first_average(objective, state.params, state.stats, DECAY)
-  leaves = jax.tree.leaves((state.params, state.stats, state.ema, loaded))
-  assert len(leaves) == 12 == len({leaf.unsafe_buffer_pointer() for leaf in leaves})
-  for ema in (state.ema, loaded):
-    weights = {"params": state.params, "stats": state.stats}
-    jax.tree.map(np.testing.assert_array_equal, ema, weights)
+  weights = state.params, state.stats
+  for start in (weights, jax.device_get(weights)):  # on the mesh or, as loaded ones, on the host
+    state = train_step.start_state(objective, OPTIMIZER, *start, mesh, DECAY)
+    leaves = jax.tree.leaves((state.params, state.stats, state.ema))
+    assert len(leaves) == 8 == len({leaf.unsafe_buffer_pointer() for leaf in leaves})
+    expected = {"params": state.params, "stats": state.stats}
+    jax.tree.map(np.testing.assert_array_equal, state.ema, expected)
 
 
 def test_inference_takes_the_averages_and_what_has_none():
