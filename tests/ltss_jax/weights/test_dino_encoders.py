@@ -231,6 +231,18 @@ def test_biases_that_timm_leaves_out_are_zero():
   assert not leaves["backbone/blocks/1/attention/v_proj/bias"].any()
 
 
+def test_biases_that_timm_keeps_apart():
+  biases = {
+    f"blocks.{block}.attn.{part}_bias": np.full(judge.DIM, value, np.float32)
+    for block in range(judge.DEPTH)
+    for part, value in (("q", 1 + block), ("v", 3 + block))
+  }
+  leaves, done = load("dinov3", state("dinov3_timm") | biases)
+  assert done.changed == []
+  assert (leaves["backbone/blocks/1/attention/q_proj/bias"] == 2).all()
+  assert (leaves["backbone/blocks/1/attention/v_proj/bias"] == 4).all()
+
+
 def test_a_bias_of_the_keys_is_refused_unless_it_is_masked():
   arrays = state("dinov3")
   assert np.split(arrays["blocks.0.attn.qkv.bias"], 3)[1].all()
