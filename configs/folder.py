@@ -39,12 +39,13 @@ def _deeplabv3plus(config: ml_collections.ConfigDict) -> None:
 
 
 def _eomt(config: ml_collections.ConfigDict) -> None:
+  config.optimizer.warmup_steps = 50
   if config.model.backbone != "vit_small":  # The published rates are for DINO's weights.
+    config.optimizer.backbone_warmup_steps = 100
     return
   config.loss.class_weight = 5.0
   config.optimizer.schedule = "poly"
   config.optimizer.learning_rate = 1e-3
-  config.optimizer.warmup_steps = 50
   config.optimizer.clip_norm = 1.0
 
 

@@ -27,6 +27,7 @@ from ltss_jax.weights import (
   describe,
   differences,
   eomt_release,
+  hub,
   imagenet,
   names,
   official,
@@ -52,12 +53,12 @@ def convert(
 
   Args:
     config: says which model and, by its data set, how many classes.
-    source: a whole model or a backbone: .pkl, .pth, .safetensors, the index of several files, or
-      their folder.
+    source: a whole model or a backbone: .pkl, .pth, .safetensors, the index of several files,
+      their folder, or an address hf://OWNER/NAME[@REVISION][/FILE].
     output: new directory. It holds what the file has: a backbone alone if the file is one.
     weights: name of a set of weights of a file with several, such as an average beside them.
-    base: file of the original encoder, where the source holds differences to it; "none" says that
-      it holds none.
+    base: file or address of the original encoder, where the source holds differences to it; "none"
+      says that it holds none.
 
   Returns:
     What was converted, dropped, and is missing in the file.
@@ -73,9 +74,9 @@ def convert(
     params, stats, info, done = _fit(config, arrays, base)
   except ValueError as error:
     raise ValueError(f"{source}: {error}") from error
-  info["source"] = _origin(source)
+  info["source"] = _name(source)
   if base not in ("", differences.NONE):
-    info["base"] = _origin(base)
+    info["base"] = _name(base)
   classes = _class_names(config, info["num_classes"])
   if classes is not None:
     info["classes"] = classes
@@ -83,9 +84,9 @@ def convert(
   return done
 
 
-def _origin(source: str | pathlib.Path) -> str:
-  """A file's name without its folders; an address as it is."""
-  return str(source) if "://" in str(source) else pathlib.Path(source).absolute().name
+def _name(source: str | pathlib.Path) -> str:
+  """What the info of weights says of where they come from: an address, or the name of a file."""
+  return str(source) if hub.is_address(source) else pathlib.Path(source).absolute().name
 
 
 def _fit(
@@ -207,6 +208,11 @@ def export(
 
 def _read_weights(config: ml_collections.ConfigDict, source: epath.PathLike) -> tuple[Any, Any]:
   """Returns (params, stats) of a converted directory or of a training run."""
+  if hub.is_address(source):
+    raise ValueError(
+      f"--source={source} is a published file; --to writes what is in a converted directory or in"
+      " the workdir of a run: give one of these"
+    )
   directory = paths.checkpoints(epath.Path(source).expanduser())
   if not directory.exists():
     params, stats, _ = checkpoint.load_weights(source)
@@ -254,13 +260,17 @@ def _define_flags() -> None:
   )
   flags.DEFINE_enum("to", "ltss_jax", ["ltss_jax", *_SUFFIXES], "Whose format to write.")
   flags.DEFINE_string(
-    "source", None, "What to read: a file or a folder of shards; with another --to a directory."
+    "source",
+    None,
+    "What to read: a file, a folder or hf://OWNER/NAME[/FILE]; with another --to a directory.",
   )
   flags.DEFINE_string(
     "weights", "", "Which set of weights of a file with several; the log names them."
   )
   flags.DEFINE_string(
-    "base", "", "File of the original DINOv3 encoder, for EoMT files of differences to it; or none."
+    "base",
+    "",
+    "File or hf:// address of the original DINOv3, for EoMT files of differences to it; or none.",
   )
   flags.DEFINE_string("output", None, "What to write: a new directory or, with another --to, file.")
   flags.mark_flags_as_required(["config", "source", "output"])

@@ -14,6 +14,7 @@ from ltss_jax.weights import names
 _EMPTY_WEIGHT = "criterion.empty_weight"
 _TABLE, _PATCHES = "pos_embed", "patch_embed.proj.weight"  # of DINOv2 and MAE
 _PATCHES_OF_DINOV3 = "patch_embed.patch_embeddings.weight"
+_SCALE_OF_DINOV2 = "blocks.0.ls1.gamma"  # which one without registers has as well, but MAE has not
 # Of every architecture: its layer with an output for each class.
 _CLASS_BIASES = {
   model: names.official_name(model, f"{spec.class_layers[0]}/bias") for model, spec in SPECS.items()
@@ -74,7 +75,7 @@ def _settings(arrays: Mapping[str, np.ndarray]) -> dict[str, int]:
   }
   settings = {field: length[0] for field, length in lengths.items() if length}
   table, kernel = (np.shape(arrays.get(f"backbone.{name}")) for name in (_TABLE, _PATCHES))
-  if len(table) == 3 and kernel and "backbone.reg_token" in arrays:
+  if len(table) == 3 and kernel and f"backbone.{_SCALE_OF_DINOV2}" in arrays:
     side = math.isqrt(table[1])  # in patches
     if side**2 == table[1]:
       settings["data.crop_size"] = side * kernel[-1]
@@ -99,8 +100,8 @@ def _backbone(arrays: Mapping[str, np.ndarray]) -> str | None:
     if depths == config.depths and width("patch_embed.proj.weight") == config.channels:
       return name
   depth = count(r"blocks\.(\d+)\.")
-  if "backbone.reg_token" in arrays or f"backbone.{_PATCHES_OF_DINOV3}" in arrays:
-    rotary = "backbone.reg_token" not in arrays
+  rotary = f"backbone.{_PATCHES_OF_DINOV3}" in arrays
+  if rotary or f"backbone.{_SCALE_OF_DINOV2}" in arrays:
     patches = _PATCHES_OF_DINOV3 if rotary else _PATCHES
     for name, config in dino.CONFIGS.items():
       shape = (config.rotary, config.depth, config.channels)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from ltss_jax.weights import pickles, sets, shards, torch_files
+from ltss_jax.weights import hub, pickles, sets, shards, torch_files
 from ltss_jax.workdir import atomic_file
 
 # In the order in which the format's own library writes arrays, so that all are aligned.
@@ -38,7 +38,8 @@ def read_arrays(path: str | pathlib.Path, weights: str = "") -> dict[str, np.nda
   zip and legacy formats (.pth, .pt, .bin), .safetensors, .npz. Nothing that a file names is run.
 
   Args:
-    path: the file; the index of several; or a folder that `save_pretrained` wrote.
+    path: the file; the index of several; a folder that `save_pretrained` wrote; or the address
+      hf://OWNER/NAME[@REVISION][/FILE] of one of these on the Hugging Face Hub.
     weights: name of the set of weights in a file with several (`sets.choose`).
 
   Returns:
@@ -48,9 +49,9 @@ def read_arrays(path: str | pathlib.Path, weights: str = "") -> dict[str, np.nda
   Raises:
     FileNotFoundError: there is no such file.
     ValueError: the file is damaged, one of several, asks for more than arrays and plain containers,
-      or holds no arrays; or it is not clear which are meant.
+      or holds no arrays; it is not clear which are meant; or it cannot be fetched.
   """
-  path = pathlib.Path(path)
+  path = hub.fetch(str(path)) if hub.is_address(path) else pathlib.Path(path)
   if path.is_dir():
     path = shards.find(path)
   if not path.is_file():

@@ -15,7 +15,7 @@ def plain_vit(depth, channels, *, names):
 
 
 MAE = {"patch_embed.proj.weight": (3, 16, 16), "pos_embed": ()}
-DINOV2 = MAE | {"reg_token": ()}
+DINOV2 = MAE | {"blocks.0.ls1.gamma": ()}  # with registers or without
 DINOV3 = {"patch_embed.patch_embeddings.weight": (3, 16, 16), "patch_embed.register_tokens": ()}
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from configs import ade20k
+from ltss_jax import checkpoint, convert
 from ltss_jax.models import dino
 from ltss_jax.weights import imagenet, official, readers, trees
 from ltss_jax.weights.conversion_report import Report
@@ -229,6 +231,18 @@ def test_biases_that_timm_leaves_out_are_zero():
   assert not leaves["backbone/blocks/1/attention/v_proj/bias"].any()
 
 
+def test_biases_that_timm_keeps_apart():
+  biases = {
+    f"blocks.{block}.attn.{part}_bias": np.full(judge.DIM, value, np.float32)
+    for block in range(judge.DEPTH)
+    for part, value in (("q", 1 + block), ("v", 3 + block))
+  }
+  leaves, done = load("dinov3", state("dinov3_timm") | biases)
+  assert done.changed == []
+  assert (leaves["backbone/blocks/1/attention/q_proj/bias"] == 2).all()
+  assert (leaves["backbone/blocks/1/attention/v_proj/bias"] == 4).all()
+
+
 def test_a_bias_of_the_keys_is_refused_unless_it_is_masked():
   arrays = state("dinov3")
   assert np.split(arrays["blocks.0.attn.qkv.bias"], 3)[1].all()
@@ -269,3 +283,33 @@ def test_other_sizes_are_told(changes, message):
       arrays[name] = np.zeros(shape, np.float32)
   with pytest.raises(ValueError, match=message):
     load("dinov2", arrays)
+
+
+def eomt(backbone):
+  """The config of a small EoMT for crops of 128 px."""
+  kind = backbone.partition("_")[0]
+  config = ade20k.get_config(f"model=eomt,backbone={kind}_s")
+  config.model.backbone, config.data.crop_size = backbone, 128
+  return config
+
+
+@pytest.mark.parametrize("registers", [True, False])
+def test_a_file_becomes_weights_to_start_from(tmp_path, registers):
+  config = eomt("dinov2_mini")
+  params, _ = convert.abstract_weights(config, 7)
+  backbone = jax.tree.map(lambda leaf: np.zeros(leaf.shape), {"backbone": params["backbone"]})
+  arrays = official.to_official("eomt", backbone, {})
+  shapes = {name.removeprefix("backbone."): array.shape for name, array in arrays.items()}
+  del shapes["reg_token"]
+  shapes |= {"pos_embed": (1, 1 + 37 * 37, 32), "patch_embed.proj.weight": (32, 3, 14, 14)}
+  shapes |= {"mask_token": (1, 32)} | ({"register_tokens": (1, 4, 32)} if registers else {})
+  readers.write_pickle(tmp_path / "dinov2.pth", judge.state(shapes))
+  done = convert.convert(config, tmp_path / "dinov2.pth", tmp_path / "weights")
+  assert done.missing == ([] if registers else ["backbone.reg_token"])
+  saved, stats, info = checkpoint.load_weights(tmp_path / "weights")
+  expected = {path: leaf.shape for path, leaf in trees.flatten(params).items()}
+  expected = {path: shape for path, shape in expected.items() if path.startswith("backbone/")}
+  if not registers:
+    del expected["backbone/reg_token"]
+  assert {path: leaf.shape for path, leaf in trees.flatten(saved).items()} == expected
+  assert (info["contents"], info["source"], stats) == ("backbone", "dinov2.pth", {})
