@@ -4,8 +4,8 @@
 # windows there; transformers' EomtImageProcessor and EomtImageProcessorPil divide by 1 and give the
 # pixels class 0, whatever the model says.
 #
-# Seen with EomtImageProcessorPil of transformers 5.24.0, windows of 224 px and an image of 224 x 675: a model that says class 3
-# everywhere is read as class 3, but for the last column, which is class 0.
+# Seen with EomtImageProcessorPil of transformers 5.24.0, windows of 224 px and an image of 224 x 675: a
+# model that says class 3 everywhere is read as class 3, but for the last column, which is class 0.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -25,8 +25,8 @@ def with_constants(frozen=()):
     unused = jax.random.normal(key, (50,))
     return params | {"unused": unused}, stats | {"constant": unused}
 
-  def loss(params, stats, batch, rng):
-    value, (new_stats, terms) = model.loss(params, stats, batch, rng)
+  def loss(params, stats, batch, rng, step):
+    value, (new_stats, terms) = model.loss(params, stats, batch, rng, step)
     return value, (new_stats | {"constant": stats["constant"]}, terms)
 
   return dataclasses.replace(model, init=init, loss=loss, frozen=frozen)
