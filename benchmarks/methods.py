@@ -50,7 +50,7 @@ def compare(model: str) -> None:
   config = shapes_lt.get_config(f"model={model}")
   config.data.num_workers = 0
   config, dataset = dataset_lib.prepare_run(config)
-  mesh = mesh_lib.data_mesh()
+  mesh = mesh_lib.data_mesh(fsdp=config.mesh.fsdp)
   methods = _MASK2FORMER_METHODS if model == "mask2former" else _METHODS
   steps = {}
   for name, fields in methods.items():

@@ -100,7 +100,7 @@ def training_and_evaluation() -> None:
   with tempfile.TemporaryDirectory() as data_dir:
     config.data.dir = data_dir
     config, dataset = dataset_lib.prepare_run(config)
-    mesh = mesh_lib.data_mesh()
+    mesh = mesh_lib.data_mesh(fsdp=config.mesh.fsdp)
     objective, state, step = training.make(config, dataset, mesh)
     source = prepared.open_source(dataset.directory, "train")
     pipeline_config = build.train_pipeline_config(config, dataset, objective.max_targets)

@@ -234,6 +234,12 @@ FIELDS = {
     # weight 1 - d; it is what is evaluated and predicted with. 0: none.
     "ema_decay": Field(0.0, PROBABILITY),
   },
+  # The devices of a training.
+  "mesh": {
+    # Devices that share one copy of parameters, gradients, optimizer state and averages, each
+    # holding a part; divides their number. 1: every device holds all.
+    "fsdp": Field(1, COUNT),
+  },
   "init": {
     # What training starts from: the workdir of an earlier run, or a directory of converted
     # weights (`python -m ltss_jax.convert`), of a backbone alone or of a whole model, whose

@@ -13,7 +13,7 @@ Crop, scale and number of steps follow from the images (`configs/derive.py` has 
 are tested at their native size. The command runs a small DeepLabV3+ that starts from random
 weights; `model=mask2former` is a small Mask2Former. `backbone=resnet50` is the released system's;
 with Mask2Former it wants ImageNet weights (`--config.init.checkpoint=DIR`) and is trained as
-published. `method=` takes rfs, copy_paste, seesaw, frequency_matcher (Mask2Former only) and
+published. `method=` takes rfs, copy_paste, seesaw, frequency_matcher (not DeepLabV3+) and
 combinations (`method=rfs+copy_paste`); docs/study.md says how to find out what helps on your data.
 """
 

@@ -1,4 +1,4 @@
-"""Devices: joining the processes of a job, the data mesh, placing batches on it."""
+"""Devices: joining the processes of a job, its mesh, placing batches and state on it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,8 +6,12 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+# Axes of every mesh. The batch is split over both, the train state over the second one.
+BATCH_AXES = ("data", "fsdp")
+_STATE_AXIS = "fsdp"
 
 _NO_CLUSTER = "coordinator_address should be defined"  # what jax says outside every known cluster
 
@@ -45,10 +49,30 @@ def initialize_distributed(
   logging.info("process %d of %d", jax.process_index(), jax.process_count())
 
 
-def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """One axis, "data", over the given devices (default: all devices of the job)."""
+def data_mesh(devices: Sequence[jax.Device] | None = None, fsdp: int = 1) -> Mesh:
+  """The axes "data" and "fsdp" over devices.
+
+  Args:
+    devices: all that the mesh has; None: all devices of the job.
+    fsdp: `config.mesh.fsdp`, size of the second axis. Its devices are neighbours: the same host's
+      on GPUs, connected ones on TPUs.
+
+  Raises:
+    ValueError: fsdp does not divide the number of devices.
+  """
   devices = jax.devices() if devices is None else devices
-  return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+  number = len(devices)
+  if fsdp < 1 or number % fsdp:
+    divisors = [str(size) for size in range(1, number + 1) if number % size == 0]
+    raise ValueError(
+      f"config.mesh.fsdp is {fsdp}, which does not divide the number of devices, {number}; values "
+      f"that do: {', '.join(divisors)}"
+    )
+  # An axis of TPUs may be part of a physical one: 8 of 16 in a row.
+  placed = mesh_utils.create_device_mesh(
+    (number // fsdp, fsdp), devices, allow_split_physical_axes=True
+  )
+  return Mesh(placed, BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -57,8 +81,26 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """The first axis is split over the devices."""
-  return NamedSharding(mesh, PartitionSpec("data"))
+  """The first axis is split over all devices."""
+  return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def state_sharding(shape: Sequence[int], mesh: Mesh) -> NamedSharding:
+  """How an array of the train state is divided over the axis "fsdp".
+
+  Its largest axis that divides evenly is split, of equally large ones the first. Where none does,
+  as with scalars, every device holds the whole array.
+
+  Args:
+    shape: shape of the array.
+    mesh: result of `data_mesh`.
+  """
+  parts = mesh.shape[_STATE_AXIS]
+  sizes = [size if size % parts == 0 else 0 for size in shape]
+  if parts == 1 or not any(sizes):
+    return replicated(mesh)
+  axis = sizes.index(max(sizes))
+  return NamedSharding(mesh, PartitionSpec(*[None] * axis, _STATE_AXIS))
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
@@ -91,14 +133,31 @@ def check_batch_size(field: str, batch_size: int, parts: int, what: str) -> None
 
 
 def local_replica(tree: Any, mesh: Mesh) -> Any:
-  """The process's own copies of replicated global arrays, as arrays on its local mesh."""
+  """Global arrays as arrays on the process's own devices, each of which holds them whole.
+
+  Args:
+    tree: arrays on a mesh of all devices. Replicated ones are not copied; divided ones are
+      gathered, which all processes have to call for.
+    mesh: mesh of all of this process's devices.
+  """
   sharding = replicated(mesh)
+  leaves, structure = jax.tree.flatten(tree)
+  divided = [i for i, leaf in enumerate(leaves) if not leaf.is_fully_replicated]
+  if divided:
+    # On the devices: `device_put` would go by way of the host.
+    gather = jax.jit(_as_they_are, out_shardings=replicated(leaves[divided[0]].sharding.mesh))
+    for i, whole in zip(divided, gather([leaves[i] for i in divided]), strict=True):
+      leaves[i] = whole
 
   def local(x: jax.Array) -> jax.Array:
     shards = [shard.data for shard in x.addressable_shards]
     return jax.make_array_from_single_device_arrays(x.shape, sharding, shards)
 
-  return jax.tree.map(local, tree)
+  return jax.tree.unflatten(structure, map(local, leaves))
+
+
+def _as_they_are(arrays: list[jax.Array]) -> list[jax.Array]:
+  return arrays
 
 
 def sum_over_processes(counts: np.ndarray) -> np.ndarray:

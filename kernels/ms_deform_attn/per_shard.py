@@ -17,7 +17,7 @@ class Shards:
   """Axes of a mesh over which images and heads are divided; None for not at all."""
 
   mesh: Mesh
-  batch_axis: str | None
+  batch_axis: str | tuple[str, ...] | None
   head_axis: str | None
 
 
@@ -25,7 +25,9 @@ _shards: Shards | None = None
 
 
 @contextlib.contextmanager
-def sharded(mesh: Mesh, *, batch_axis: str | None, head_axis: str | None = None) -> Iterator[None]:
+def sharded(
+  mesh: Mesh, *, batch_axis: str | tuple[str, ...] | None, head_axis: str | None = None
+) -> Iterator[None]:
   """Within it, Pallas kernels traced into a jitted program run on each device's own part.
 
   For programs whose arrays the compiler divides over a mesh (`jax.jit` with shardings). Not needed
@@ -34,8 +36,8 @@ def sharded(mesh: Mesh, *, batch_axis: str | None, head_axis: str | None = None)
 
   Args:
     mesh: mesh of the program.
-    batch_axis: name of its axis over which images are divided, or None.
-    head_axis: the same for heads.
+    batch_axis: name of its axis over which images are divided, names of several such, or None.
+    head_axis: name of the axis over which heads are divided, or None.
   """
   global _shards
   _shards, before = Shards(mesh, batch_axis, head_axis), _shards

@@ -88,7 +88,7 @@ class ArchitectureSpec:
     loss_config: dataclass of the loss's settings.
     architecture: (model config, log prior that inference takes from the class logits [C] or None)
       -> `Architecture`.
-    objective: (model config, loss config, mesh over whose axis "data" the batch is split)
+    objective: (model config, loss config, mesh over whose axes the batch is split)
       -> `Objective`.
     prior: statistic of the training data whose shares are the priors of the classes.
     official_names: (pattern, replacement) of paths and their official names, both with slashes; the

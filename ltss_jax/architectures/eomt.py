@@ -84,8 +84,7 @@ def objective(config: EomtConfig, loss_config: EomtLossConfig, mesh: Mesh) -> Ob
   Args:
     config: shape of the model.
     loss_config: costs, losses and matcher, and the annealing of the masks.
-    mesh: mesh with the axis "data", over which the training batch is split; each device matches its
-      own images.
+    mesh: devices over all of whose axes the training batch is split; each matches its own images.
   """
   model = eomt.functions(config)
 

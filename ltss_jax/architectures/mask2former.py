@@ -68,8 +68,7 @@ def objective(
   Args:
     config: shape of the model.
     loss_config: costs, losses and matcher.
-    mesh: mesh with the axis "data", over which the training batch is split; each device matches its
-      own images.
+    mesh: devices over all of whose axes the training batch is split; each matches its own images.
   """
   model = mask2former.functions(config)
   return Objective(
@@ -93,7 +92,7 @@ def _loss(model, config, loss_config, mesh) -> Callable:
     model_key, point_key = jax.random.split(rng)
     image = backbones.pad_to_stride(batch["image"])
     label = backbones.pad_to_stride(batch["label"], ignore_label)
-    with ms_deform_attn.sharded(mesh, batch_axis="data"):
+    with ms_deform_attn.sharded(mesh, batch_axis=mesh.axis_names):
       outputs, new_stats = model.apply(params, stats, image, train=True, rng=model_key)
     value, terms, matches = criterion(
       outputs.class_logits,

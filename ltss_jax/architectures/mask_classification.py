@@ -77,21 +77,22 @@ def criterion(config: MaskLossConfig, num_classes: int, mesh: Mesh) -> Callable[
   Args:
     config: costs, losses and matcher.
     num_classes: C.
-    mesh: mesh with the axis "data", over which the batch is split.
+    mesh: devices over all of whose axes the batch is split.
 
   Returns:
     Function of (class_logits [L, B, Q, outputs], mask_logits [L, B, h, w, Q], batch, label
     [B, H, W], key, samples of every class so far [C] or None) that returns (loss, {"loss term":
     scalar} with all of `LOSS_TERMS`, queries matched with every class in this step [C]).
   """
+  axes = mesh.axis_names
 
   def sums_of_all_devices(class_logits, mask_logits, targets, keys, counts):
     sums = mask_criterion.criterion_sums(
-      config, class_logits, mask_logits, targets, keys, num_classes, counts, "data"
+      config, class_logits, mask_logits, targets, keys, num_classes, counts, axes
     )
-    return jax.lax.psum(sums, "data")
+    return jax.lax.psum(sums, axes)
 
-  per_image, per_prediction = PartitionSpec("data"), PartitionSpec(None, "data")
+  per_image, per_prediction = PartitionSpec(axes), PartitionSpec(None, axes)
   sharded_sums = jax.shard_map(
     sums_of_all_devices,
     mesh=mesh,

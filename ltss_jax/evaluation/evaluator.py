@@ -71,7 +71,7 @@ class Evaluator:
 
     Args:
       name: step of the state, or name of its weights.
-      params: parameters, replicated over all devices.
+      params: parameters on a mesh of all devices, divided or not.
       stats: statistics, likewise.
       interrupt: called after every image; what it raises ends the evaluation before anything is
         written.

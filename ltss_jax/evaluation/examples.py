@@ -68,7 +68,7 @@ class Examples:
     """Yields the examples at their original size.
 
     Args:
-      params: parameters, replicated over all devices.
+      params: parameters, whole on each of this process's devices.
       stats: statistics, likewise.
     """
     metadata = self._dataset.metadata
@@ -131,7 +131,7 @@ def keep(chosen: Examples, params: Any, stats: Any, path: epath.PathLike) -> Non
 
   Args:
     chosen: the images.
-    params: parameters, replicated over all devices.
+    params: parameters, whole on each of this process's devices.
     stats: statistics, likewise.
     path: path of the .npz file.
   """

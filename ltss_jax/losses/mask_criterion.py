@@ -29,7 +29,7 @@ def criterion_sums(
   keys: jax.Array,
   num_classes: int,
   counts: jax.Array | None = None,
-  axis_name: str | None = None,
+  axis_name: str | tuple[str, ...] | None = None,
 ) -> CriterionSums:
   """Sums of the loss terms over the images of a shard, for all predictions.
 
@@ -46,8 +46,8 @@ def criterion_sums(
     num_classes: C.
     counts: [C] queries matched with every class so far, over the whole training; for a class loss
       that keeps counts.
-    axis_name: mesh axis of the shards; None: there is only this one. Such a loss depends on the
-      matches of all shards, which are added in one collective for all predictions.
+    axis_name: mesh axis or axes of the shards; None: there is only this one. Such a loss depends on
+      the matches of all shards, which are added in one collective for all predictions.
 
   Returns:
     Sums to be added over shards and passed to `total_loss`.

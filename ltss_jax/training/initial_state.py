@@ -1,6 +1,5 @@
 """The state that a new run starts from: random weights, or saved ones that the config names."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from input_pipeline import datasets
-from ltss_jax import architectures, checkpoint, mesh as mesh_lib
+from ltss_jax import architectures, checkpoint
 from ltss_jax.dataset import Dataset
 from ltss_jax.inference import restore
 from ltss_jax.training import train_step
@@ -35,7 +34,7 @@ def initial_state(
     dataset: data set of the run; the rows of saved class layers follow its class names.
     objective: model and loss of the config.
     optimizer: optimizer of the config.
-    mesh: devices that the state is replicated over.
+    mesh: devices that the state is divided over.
 
   Raises:
     ValueError: the saved weights are of another model, or not finite; all differences are named. Or
@@ -64,8 +63,7 @@ def initial_state(
   is_backbone = info.get("contents") == "backbone"
   if info and not is_backbone:  # The number of classes alone may differ.
     run_config.check_weights(directory, info, config, info.get("num_classes"))
-  state = train_step.init_state(objective, optimizer, config.seed, mesh)
-  fresh = jax.device_get((state.params, state.stats))
+  fresh = jax.device_get(train_step.init_weights(objective, config.seed, mesh))
   if config.model.freeze_backbone:
     _warn_of_frozen_beginners(fresh[0], (params, stats), source)
   rows = None if is_backbone else class_rows_of(directory, info, dataset.metadata.class_names)
@@ -74,9 +72,8 @@ def initial_state(
   except ValueError as error:
     raise ValueError(f"{source}: {error}") from error
   logging.info("Starting from %s: %s", source, changes)
-  params, stats = jax.device_put((params, stats), mesh_lib.replicated(mesh))
-  ema = train_step.first_average(objective, params, stats, config.optimizer.ema_decay)
-  return dataclasses.replace(state, params=params, stats=stats, ema=ema)
+  decay = config.optimizer.ema_decay
+  return train_step.start_state(objective, optimizer, params, stats, mesh, decay)
 
 
 def _warn_of_frozen_beginners(fresh: Any, loaded: tuple[Any, Any], source: str) -> None:

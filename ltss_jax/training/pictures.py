@@ -4,6 +4,7 @@ import jax
 import ml_collections
 from etils import epath
 
+from ltss_jax import mesh as mesh_lib
 from ltss_jax.dataset import Dataset
 from ltss_jax.evaluation import evaluator, examples
 from ltss_jax.training import metric_writer
@@ -15,7 +16,8 @@ from ltss_jax.workdir import paths
 class Pictures:
   """Pictures of predictions: a few for TensorBoard on the way, the worst and the best at the end.
 
-  Process 0 makes them alone, of images and programs of its own, so that no other has to join.
+  Process 0 makes them alone, of images and programs of its own; the others help to gather weights
+  that are divided.
   """
 
   def __init__(
@@ -37,23 +39,27 @@ class Pictures:
     """
     self._options, self._num_classes = config.train, dataset.metadata.num_classes
     self._config, self._dataset, self._predictor = config, dataset, evaluation.predictor
+    self._mesh = mesh_lib.data_mesh(jax.local_devices())
     self._path, self._writer = paths.examples(workdir, config.train.steps), writer
 
   def __call__(self, step: int, state: TrainState) -> bool:
     """Makes those that are due after this step; returns whether there were any."""
     every, last = self._options.log_images_every_steps, step == self._options.steps
     show, keep = every > 0 and (last or step % every == 0), last and self._options.report
+    if not (show or keep):
+      return False
+    weights = mesh_lib.local_replica(state.inference_weights, self._mesh)
     if jax.process_index() > 0:
       return False
     if show:
       chosen = self._chosen(self._options.log_images)
-      for i, example in enumerate(chosen(*state.inference_weights)):
+      for i, example in enumerate(chosen(*weights)):
         picture = example_images.side_by_side(example, self._num_classes)
         self._writer.write_images(step, {f"examples/{i}_{example.file_name}": picture[None]})
     if keep:
       chosen = self._chosen(examples.MAX_IMAGES)
-      examples.keep(chosen, *state.inference_weights, self._path)
-    return show or keep
+      examples.keep(chosen, *weights, self._path)
+    return True
 
   def are_missing(self) -> bool:
     """Whether the report is to have those that stay, and they are not there."""

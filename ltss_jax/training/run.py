@@ -114,7 +114,7 @@ def opened(
     checkpoint.CheckpointError: saving or restoring failed.
   """
   config, dataset = prepare_run(config)
-  mesh = mesh_lib.data_mesh()
+  mesh = mesh_lib.data_mesh(fsdp=config.mesh.fsdp)
   check_batch_size(config, mesh)
   with checkpoint.Checkpoints(paths.checkpoints(workdir), config.checkpoint.keep) as saved:
     if saved.steps:  # What an aborted attempt left without a checkpoint is no run yet.
@@ -181,7 +181,7 @@ def make_step_function(
     config: resolved config.
     objective: model and loss of the config.
     transform: optimizer of the config.
-    mesh: devices over which the batch is split.
+    mesh: devices over which batch and state are divided.
   """
   return train_step.make_train_step(
     objective,
@@ -203,12 +203,13 @@ def _start(
   overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
   logging.info("Parameters:\n%s", overview)
   logging.info(
-    "Training %d steps of %d images on %d x %s, %d process(es)",
+    "Training %d steps of %d images on %d x %s, %d process(es), the state divided by %d",
     config.train.steps,
     config.batch_size,
     jax.device_count(),
     jax.devices()[0].device_kind,
     jax.process_count(),
+    config.mesh.fsdp,
   )
   if jax.process_index() == 0:
     workdir.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,12 @@ import dataclasses
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
+
+from ltss_jax import mesh as mesh_lib
+
+# Small, and every device computes with all of them: they are not divided.
+_WHOLE = ("stats/", "ema/stats/")
 
 
 @jax.tree_util.register_dataclass
@@ -41,3 +47,20 @@ class TrainState:
     """(params, stats) to evaluate and predict with: the averages where they are kept."""
     ema = self.ema or {"params": {}, "stats": {}}
     return self.params | ema["params"], self.stats | ema["stats"]
+
+
+def shardings(state: TrainState, mesh: Mesh) -> TrainState:
+  """How a state lies on a mesh: each array divided as `mesh.state_sharding` says, statistics whole.
+
+  Args:
+    state: arrays or their shapes.
+    mesh: result of `mesh.data_mesh`.
+  """
+
+  def sharding(path, leaf):
+    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    if name.startswith(_WHOLE):
+      return mesh_lib.replicated(mesh)
+    return mesh_lib.state_sharding(leaf.shape, mesh)
+
+  return jax.tree_util.tree_map_with_path(sharding, state)

@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from ltss_jax import architectures, mesh as mesh_lib
-from ltss_jax.training.state import TrainState
+from ltss_jax.training.state import TrainState, shardings
 
 Batch = dict[str, jax.Array]
 # What the step itself adds to the loss terms.
@@ -17,39 +17,68 @@ STEP_TERMS = ("grad_norm", "skipped_steps")
 StepFunction = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
 
 
-def first_average(
-  objective: architectures.Objective, params: Any, stats: Any, ema_decay: float
-) -> dict[str, Any]:
-  """`TrainState.ema` before the first update: copies of the weights, as both will be donated."""
-  if not ema_decay:
-    return {}
-  weights = {"params": objective.trained(params), "stats": stats}
-  return jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))(weights)
-
-
 def _moved(ema: dict[str, Any], weights: dict[str, Any], decay: float) -> dict[str, Any]:
   """The average after an update; in this form what stays the same stays so bit by bit."""
   return jax.tree.map(lambda e, x: e + (1 - decay) * (x - e), ema, weights) if ema else ema
 
 
-def _init_function(
+def _start_function(
   objective: architectures.Objective, optimizer: optax.GradientTransformation, ema_decay: float
-) -> Callable[[int], TrainState]:
-  def init(seed):
-    params, stats = objective.init(jax.random.key(seed))
+) -> Callable[[Any, Any], TrainState]:
+  """(params, stats) -> the state before the first update."""
+
+  def start(params, stats):
     zero = jnp.int32(0)
+    # Copies, as both will be donated.
+    averages = jax.tree.map(jnp.copy, {"params": objective.trained(params), "stats": stats})
     return TrainState(
       step=zero,
       params=params,
       stats=stats,
       opt_state=optimizer.init(objective.trained(params)),
-      ema=first_average(objective, params, stats, ema_decay),
+      ema=averages if ema_decay else {},
       metric_sums={name: jnp.float32(0) for name in (*objective.loss_terms, *STEP_TERMS)},
       skipped_in_a_row=zero,
       diverged_step=zero,
     )
 
-  return init
+  return start
+
+
+def init_weights(objective: architectures.Objective, seed: int, mesh: Mesh) -> tuple[Any, Any]:
+  """Fresh (params, stats), replicated over the mesh; the same bits for a seed on any mesh.
+
+  Every device draws all of them: what draws a part only may round otherwise.
+  """
+
+  def init(seed):
+    return objective.init(jax.random.key(seed))
+
+  return jax.jit(init, static_argnums=0, out_shardings=mesh_lib.replicated(mesh))(seed)
+
+
+def start_state(
+  objective: architectures.Objective,
+  optimizer: optax.GradientTransformation,
+  params: Any,
+  stats: Any,
+  mesh: Mesh,
+  ema_decay: float = 0.0,
+) -> TrainState:
+  """The state before the first update, divided over the mesh as `state.shardings` says.
+
+  Args:
+    objective: model and loss.
+    optimizer: result of `optimizer.make_optimizer`.
+    params: parameters, in host memory (the same in all processes) or on the mesh.
+    stats: statistics, likewise.
+    mesh: result of `mesh.data_mesh`.
+    ema_decay: 0 for a state without averages.
+  """
+  start = _start_function(objective, optimizer, ema_decay)
+  placement = shardings(jax.eval_shape(start, params, stats), mesh)
+  params, stats = jax.device_put((params, stats), (placement.params, placement.stats))
+  return jax.jit(start, out_shardings=placement)(params, stats)
 
 
 def init_state(
@@ -59,9 +88,9 @@ def init_state(
   mesh: Mesh,
   ema_decay: float = 0.0,
 ) -> TrainState:
-  """Fresh state, replicated over the mesh; the same bits for the same seed on any mesh."""
-  init = _init_function(objective, optimizer, ema_decay)
-  return jax.jit(init, static_argnums=0, out_shardings=mesh_lib.replicated(mesh))(seed)
+  """Fresh state, divided over the mesh; the same bits for the same seed on any mesh."""
+  weights = init_weights(objective, seed, mesh)
+  return start_state(objective, optimizer, *weights, mesh, ema_decay)
 
 
 def abstract_state(
@@ -71,27 +100,39 @@ def abstract_state(
   ema_decay: float = 0.0,
 ) -> TrainState:
   """Shapes, types and placement of the state, without computing anything."""
-  sharding = mesh_lib.replicated(mesh)
+  start = _start_function(objective, optimizer, ema_decay)
+  state = jax.eval_shape(lambda: start(*objective.init(jax.random.key(0))))
   return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-    jax.eval_shape(lambda: _init_function(objective, optimizer, ema_decay)(0)),
+    lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+    state,
+    shardings(state, mesh),
   )
 
 
-def _gradient_function(objective: architectures.Objective, grad_accumulation: int) -> Callable:
+def _gradient_function(
+  objective: architectures.Objective, grad_accumulation: int, mesh: Mesh
+) -> Callable:
   """(params, stats, batch, rng, step) -> (new stats, (gradients, loss terms)).
 
   The gradients are of the trained parameters, with respect to which alone the loss is
-  differentiated: what the backward pass of the others alone would need is not kept.
+  differentiated: what the backward pass of the others alone would need is not kept. Parameters are
+  gathered for computing; each device keeps its part of the gradients' sums.
   """
 
+  def divided(tree):
+    return jax.lax.with_sharding_constraint(
+      tree, jax.tree.map(lambda x: mesh_lib.state_sharding(x.shape, mesh), tree)
+    )
+
   def of_micro_batch(params, stats, batch, rng, step):
+    params = jax.lax.with_sharding_constraint(params, mesh_lib.replicated(mesh))
+
     def loss(trained):
       return objective.loss(params | trained, stats, batch, rng, step)
 
     trained = objective.trained(params)
     (_, (new_stats, terms)), grads = jax.value_and_grad(loss, has_aux=True)(trained)
-    return new_stats, (grads, terms)
+    return new_stats, (divided(grads), terms)
 
   def of_batch(params, stats, batch, rng, step):
     if grad_accumulation == 1:
@@ -128,7 +169,7 @@ def make_train_step(
   Args:
     objective: model and loss.
     optimizer: result of `optimizer.make_optimizer`.
-    mesh: devices with the axis "data", over which the batch is split.
+    mesh: result of `mesh.data_mesh`, over which batch and state are divided.
     seed: seed of the run; dropout of step s draws from fold_in(key(seed), s).
     log_every_steps: number of steps after which the state's metric sums start anew.
     max_nonfinite_steps: largest number of steps in a row whose loss or gradient may be not finite.
@@ -144,7 +185,7 @@ def make_train_step(
     "grad_norm" before clipping and "skipped_steps"; what is not finite counts as 0) and
     `diverged_step` that outlive the state's donation.
   """
-  gradients = _gradient_function(objective, grad_accumulation)
+  gradients = _gradient_function(objective, grad_accumulation, mesh)
 
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
     rng = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -183,10 +224,11 @@ def make_train_step(
     )
     return state, {"sums": sums, "diverged_step": diverged_step}
 
-  replicated = mesh_lib.replicated(mesh)
+  abstract = abstract_state(objective, optimizer, mesh, ema_decay)
+  placement = shardings(abstract, mesh)
   return jax.jit(
     step,
     donate_argnums=0,
-    in_shardings=(replicated, mesh_lib.batch_sharding(mesh)),
-    out_shardings=(replicated, replicated),
+    in_shardings=(placement, mesh_lib.batch_sharding(mesh)),
+    out_shardings=(placement, mesh_lib.replicated(mesh)),
   )

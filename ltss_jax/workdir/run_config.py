@@ -28,7 +28,8 @@ _FREE_TO_CHANGE = (
   "checkpoint.every_steps",
   "checkpoint.keep",
 )
-_FREE_GROUPS = ("eval.", "predict.", "export.")
+# On another mesh, as with another number of devices, sums are rounded otherwise, nothing more.
+_FREE_GROUPS = ("eval.", "predict.", "export.", "mesh.")
 # Of the fields below `eval`, those that no score depends on.
 _NOT_SCORING = ("every_steps", "batch_size", "save_json", "step")
 # Weights fit one value of every field of `config.model`, except of those of training alone and of

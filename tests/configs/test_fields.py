@@ -60,6 +60,7 @@ CHECKED = {
   "loss.query_threshold": 0.0,
   "loss.seesaw_p": 1.2,
   "loss.seesaw_q": 1.0,
+  "mesh.fsdp": 1,
   "model.aspp_channels": 256,
   "model.aspp_dropout": 0.1,
   "model.backbone": "resnet50",

@@ -26,7 +26,7 @@ FREE_TO_CHANGE = {
   *("train.max_nonfinite_steps", "train.log_images_every_steps", "train.log_images"),
   *("train.report", "train.wandb_project", "train.profile_steps"),
   *("checkpoint.every_steps", "checkpoint.keep"),
-  *(field for field in FIELDS if field.startswith(("eval.", "predict.", "export."))),
+  *(field for field in FIELDS if field.startswith(("eval.", "predict.", "export.", "mesh."))),
 }
 # Fields that reach a model, and change nothing of what it predicts with given weights: `eval.dtype`
 # is that of predictions; recomputing and the implementations of an operation give the same numbers
