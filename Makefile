@@ -36,7 +36,7 @@ help:
 	@echo "make test-newest       the same tests with the newest Python found and the newest releases allowed"
 	@echo "make lint              check style and formatting"
 	@echo "make format            format the code"
-	@echo "make bench     11 min  time the hot paths, side by side with alternatives (14 min where torch is)"
+	@echo "make bench     11 min  time the hot paths, side by side with alternatives (17 min where torch is)"
 	@echo "make aot       11 min  compile kernels and training step for TPU v5e and H100, which need not be there"
 	@echo "make aot-all   30 min  the kernels for TPU v4, v5p, v6e and TPU7x as well"
 	@echo "make clean             remove .venv*, caches and the demo's run; data and other runs stay"
