@@ -20,6 +20,10 @@ Released recipes of other backbones, each with Mask2Former and 160,000 updates:
   backbone=swin_b, swin_l  crops of 640 px, test images of 640 px; 12 x 12 windows.
   backbone=vit_b  crops of 640 px, test images of 640 px; weights of a masked autoencoder.
 
+`model=eomt` is the release of EoMT (CVPR 2025), which has ADE20K's own recipe: `backbone=dinov2_l`
+(default; 58.4 mIoU there, 39,153 updates) and `backbone=dinov3_l` (59.5, 20,208 updates), here with
+this project's augmentation; the other sizes in proportion. Its weights are DINO's (docs/eomt.md).
+
 `method=` takes rfs, copy_paste, seesaw, frequency_matcher and combinations (`method=rfs+seesaw`).
 rfs is the release's recipe rfs-maskformer2_R50_bs16_160k: frequencies at pixel level, t = 0.001. It
 has none for the others: t is the frequency of the rare/common border.

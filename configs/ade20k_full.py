@@ -23,6 +23,9 @@ none; those variants change the network alone.
 The prepared images and labels have a shorter side of at most 512 px; scores are taken at that
 size.
 
+`model=eomt` is EoMT (CVPR 2025) with DINOv2-L, or as `backbone=` says, for as many passes as its
+release makes over ADE20K; nobody has published a number here (docs/eomt.md).
+
 `method=` takes rfs, copy_paste, seesaw, frequency_matcher and combinations (`method=rfs+seesaw`).
 Each alone is a recipe of the release for Mask2Former R50, with t = 0.0003 for rfs and
 frequency_matcher; copy_paste and frequency_matcher are for Swin-L too.

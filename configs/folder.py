@@ -13,7 +13,7 @@ Crop, scale and number of steps follow from the images (`configs/derive.py` has 
 are tested at their native size. The command runs a small DeepLabV3+ that starts from random
 weights; `model=mask2former` is a small Mask2Former. `backbone=resnet50` is the released system's;
 with Mask2Former it wants ImageNet weights (`--config.init.checkpoint=DIR`) and is trained as
-published. `method=` takes rfs, copy_paste, seesaw, frequency_matcher (Mask2Former only) and
+published. `method=` takes rfs, copy_paste, seesaw, frequency_matcher (not DeepLabV3+) and
 combinations (`method=rfs+copy_paste`); docs/study.md says how to find out what helps on your data.
 """
 
@@ -39,12 +39,13 @@ def _deeplabv3plus(config: ml_collections.ConfigDict) -> None:
 
 
 def _eomt(config: ml_collections.ConfigDict) -> None:
+  config.optimizer.warmup_steps = 50
   if config.model.backbone != "vit_small":  # The published rates are for DINO's weights.
+    config.optimizer.backbone_warmup_steps = 100
     return
   config.loss.class_weight = 5.0
   config.optimizer.schedule = "poly"
   config.optimizer.learning_rate = 1e-3
-  config.optimizer.warmup_steps = 50
   config.optimizer.clip_norm = 1.0
 
 

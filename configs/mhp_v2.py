@@ -16,6 +16,9 @@ that `python -m ltss_jax.convert` made of them. Without it the backbone starts f
 
 The release has no recipe for other backbones here; the variants change the network alone.
 
+`model=eomt` is EoMT (CVPR 2025) with DINOv2-L, or as `backbone=` says, for as many passes as its
+release makes over ADE20K; nobody has published a number here (docs/eomt.md).
+
 `method=` takes rfs, copy_paste, seesaw, frequency_matcher and combinations (`method=rfs+seesaw`).
 The release has no recipe for them here: t is the frequency of the rare/common border.
 """

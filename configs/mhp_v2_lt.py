@@ -19,6 +19,9 @@ that `python -m ltss_jax.convert` made of them. Without it the backbone starts f
 
 The release has no recipe for other backbones here; the variants change the network alone.
 
+`model=eomt` is EoMT (CVPR 2025) with DINOv2-L, or as `backbone=` says, for as many passes as its
+release makes over ADE20K; nobody has published a number here (docs/eomt.md).
+
 `method=` takes rfs, copy_paste, seesaw, frequency_matcher and combinations (`method=rfs+seesaw`).
 Each alone is a recipe of the release for Mask2Former R50, with t = 0.0012 for rfs and 0.0024
 for frequency_matcher.

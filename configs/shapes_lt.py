@@ -13,7 +13,7 @@ Measured  seed 0, on a shared machine; rare, common, frequent by image and by pi
           deeplabv3plus  48.2 (3.4 28.1 66.8; 3.4 25.1 67.8) on one
 
 The command runs a small Mask2Former; `shapes_lt.py:model=deeplabv3plus` is a small DeepLabV3+.
-`method=` takes rfs, copy_paste, seesaw, frequency_matcher (Mask2Former only) and combinations
+`method=` takes rfs, copy_paste, seesaw, frequency_matcher (not DeepLabV3+) and combinations
 (`method=rfs+copy_paste`); `make study` compares them.
 
 Images vary around 128 to 192 px; they are trained near and tested at their native size. The network
@@ -43,12 +43,13 @@ def _deeplabv3plus(config: ml_collections.ConfigDict) -> None:
 
 
 def _eomt(config: ml_collections.ConfigDict) -> None:
+  config.optimizer.warmup_steps = 50
   if config.model.backbone != "vit_small":  # The published rates are for DINO's weights.
+    config.optimizer.backbone_warmup_steps = 100
     return
   config.loss.class_weight = 5.0
   config.optimizer.schedule = "poly"
   config.optimizer.learning_rate = 1e-3
-  config.optimizer.warmup_steps = 50
   config.optimizer.clip_norm = 1.0
 
 

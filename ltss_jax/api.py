@@ -13,7 +13,7 @@ from absl import logging
 from etils import epath
 from PIL import Image, ImageOps
 
-from configs import common
+from configs import common, models
 from configs.fields import field_names
 from input_pipeline import datasets, decode, deep_images, inference_batches, prediction_files
 from ltss_jax import build, checkpoint
@@ -202,6 +202,9 @@ def _config_of_weights(directory: epath.Path) -> ml_collections.ConfigDict:
     if name in config.model:
       _set(config, f"model.{name}", tuple(value) if isinstance(value, list) else value)
   if info.get("crop_size"):  # pooling windows follow from it
+    is_square = models.MODELS[config.model.name].square_input
+    if is_square and config.eval.min_size == config.data.crop_size:
+      config.eval.min_size = info["crop_size"]  # windows along the longer side alone
     config.data.crop_size = info["crop_size"]
   return config
 

@@ -3,6 +3,8 @@
 python -m ltss_jax.convert --config=configs/coco_stuff_lt.py --source=FILE --output=DIR
 python -m ltss_jax.convert --config=configs/coco_stuff_lt.py --to=detectron2 --source=DIR \
   --output=FILE.pkl
+python -m ltss_jax.convert --config=configs/ade20k.py:model=eomt,backbone=dinov2_l --to=eomt \
+  --source=DIR --output=FILE.safetensors
 
 See docs/conversion.md.
 """
@@ -21,9 +23,23 @@ from configs import flags as config_parsing
 from input_pipeline import datasets
 from ltss_jax import architectures, build, checkpoint, console, dataset
 from ltss_jax.inference import restore
-from ltss_jax.weights import describe, huggingface, imagenet, names, official, readers, trees
+from ltss_jax.weights import (
+  describe,
+  differences,
+  eomt_release,
+  hub,
+  imagenet,
+  names,
+  official,
+  readers,
+  trees,
+  whole_models,
+)
 from ltss_jax.weights.conversion_report import Report
 from ltss_jax.workdir import paths
+
+# Whose format to write -> ending of the file.
+_SUFFIXES = {"detectron2": ".pkl", "eomt": ".safetensors"}
 
 
 def convert(
@@ -31,15 +47,18 @@ def convert(
   source: str | pathlib.Path,
   output: epath.PathLike,
   weights: str = "",
+  base: str = "",
 ) -> Report:
   """Reads a published checkpoint and writes it as `--checkpoint` and `init.checkpoint` read it.
 
   Args:
     config: says which model and, by its data set, how many classes.
-    source: a whole model or a backbone: .pkl, .pth, .safetensors, the index of several files, or
-      their folder.
+    source: a whole model or a backbone: .pkl, .pth, .safetensors, the index of several files,
+      their folder, or an address hf://OWNER/NAME[@REVISION][/FILE].
     output: new directory. It holds what the file has: a backbone alone if the file is one.
     weights: name of a set of weights of a file with several, such as an average beside them.
+    base: file or address of the original encoder, where the source holds differences to it; "none"
+      says that it holds none.
 
   Returns:
     What was converted, dropped, and is missing in the file.
@@ -52,10 +71,12 @@ def convert(
     raise ValueError(f"--output={output} exists already; choose another directory or remove it")
   arrays = readers.read_arrays(source, weights)
   try:
-    params, stats, info, done = _fit(config, arrays)
+    params, stats, info, done = _fit(config, arrays, base)
   except ValueError as error:
     raise ValueError(f"{source}: {error}") from error
-  info["source"] = pathlib.Path(source).absolute().name
+  info["source"] = _name(source)
+  if base not in ("", differences.NONE):
+    info["base"] = _name(base)
   classes = _class_names(config, info["num_classes"])
   if classes is not None:
     info["classes"] = classes
@@ -63,16 +84,24 @@ def convert(
   return done
 
 
+def _name(source: str | pathlib.Path) -> str:
+  """What the info of weights says of where they come from: an address, or the name of a file."""
+  return str(source) if hub.is_address(source) else pathlib.Path(source).absolute().name
+
+
 def _fit(
-  config: ml_collections.ConfigDict, arrays: dict[str, np.ndarray]
+  config: ml_collections.ConfigDict, arrays: dict[str, np.ndarray], base: str
 ) -> tuple[Any, Any, dict[str, Any], Report]:
   """Returns (params, stats, info, report) of a file's arrays, for the config's model."""
   model, done, may_miss, backbone = config.model.name, Report(), None, None
-  if huggingface.is_huggingface(arrays):
-    arrays = huggingface.to_official(arrays, done)
-  elif not any(name.startswith("sem_seg_head.") for name in arrays):
+  whole = whole_models.recognise(arrays)
+  if whole is None:
+    differences.refuse(base)
     backbone = imagenet.recognise(arrays)
     arrays = backbone.arrays
+  else:
+    arrays = whole.to_official(arrays, done)
+    arrays = differences.completed(arrays, base, _original_dinov3, done)
   found = describe.describe(arrays, config.model.class_head)
   table = datasets.find_spec(config.data.name).class_table  # None where nobody publishes one
   describe.check(
@@ -82,6 +111,7 @@ def _fit(
     class_head=config.model.class_head,
     data=config.data.name,
     num_classes=table and table.metadata.num_classes,
+    settings={field: config[field] for field in found.settings},
   )
   params, stats = abstract_weights(config, found.num_classes or 1)
   if backbone is not None:
@@ -99,6 +129,15 @@ def _fit(
     "num_classes": found.num_classes,
   }
   return params, stats, info, done
+
+
+def _original_dinov3(source: str) -> dict[str, np.ndarray]:
+  """Official name -> array, of the file of an original DINOv3."""
+  arrays = readers.read_arrays(source)
+  try:
+    return imagenet.recognise_dinov3(arrays)
+  except ValueError as error:
+    raise ValueError(f"--base={source}: {error}") from error
 
 
 def _class_names(config: ml_collections.ConfigDict, num_classes: int | None) -> list[str] | None:
@@ -124,39 +163,56 @@ def abstract_weights(config: ml_collections.ConfigDict, num_classes: int) -> tup
 
 
 def export(
-  config: ml_collections.ConfigDict, source: epath.PathLike, output: str | pathlib.Path
+  config: ml_collections.ConfigDict,
+  source: epath.PathLike,
+  output: str | pathlib.Path,
+  to: str = "detectron2",
 ) -> int:
-  """Writes weights as a detectron2 checkpoint under official names.
+  """Writes weights as the released checkpoints of their model are.
 
   Args:
     config: config of the model.
     source: a converted directory, or the workdir of a training run; of a run, `config.eval.step`
       says which checkpoint.
-    output: new .pkl file.
+    output: new file: .pkl of detectron2, .safetensors of EoMT.
+    to: whose format to write, a key of `_SUFFIXES`.
 
   Returns:
     The number of names written.
 
   Raises:
-    ValueError: the output is no new .pkl file, or the weights are of another model or not finite.
+    ValueError: the output is no new file of the format, the model has no such format, or the
+      weights are of another model or not finite.
     checkpoint.CheckpointError: there are no weights, or they cannot be read.
   """
-  output = pathlib.Path(output)
-  if output.suffix != ".pkl" or output.exists():
-    reason = "exists already" if output.exists() else "is no .pkl file"
-    raise ValueError(f"--output={output} {reason}; name a new file that ends in .pkl")
+  output, suffix = pathlib.Path(output), _SUFFIXES[to]
+  usual = "eomt" if config.model.name == "eomt" else "detectron2"
+  if to != usual:
+    raise ValueError(f"--to={to} has no names for model={config.model.name}; give --to={usual}")
+  if output.suffix != suffix or output.exists():
+    reason = "exists already" if output.exists() else f"is no {suffix} file"
+    raise ValueError(f"--output={output} {reason}; name a new file that ends in {suffix}")
   params, stats = _read_weights(config, source)
   saved = trees.flatten(params) | trees.flatten(stats)
-  params, stats = _as_in_model(config, saved, source)
+  params, stats, num_classes = _as_in_model(config, saved, source)
   advice = "take an earlier step of a run with --config.eval.step=N, or convert another checkpoint"
   restore.require_finite(params, stats, str(source), advice)
   arrays = official.to_official(config.model.name, params, stats)
-  readers.write_pickle(output, arrays)
+  if to == "eomt":
+    arrays = eomt_release.from_official(arrays, num_classes, config.model.num_blocks)
+    readers.write_safetensors(output, arrays)
+  else:
+    readers.write_pickle(output, arrays)
   return len(arrays)
 
 
 def _read_weights(config: ml_collections.ConfigDict, source: epath.PathLike) -> tuple[Any, Any]:
   """Returns (params, stats) of a converted directory or of a training run."""
+  if hub.is_address(source):
+    raise ValueError(
+      f"--source={source} is a published file; --to writes what is in a converted directory or in"
+      " the workdir of a run: give one of these"
+    )
   directory = paths.checkpoints(epath.Path(source).expanduser())
   if not directory.exists():
     params, stats, _ = checkpoint.load_weights(source)
@@ -166,18 +222,21 @@ def _read_weights(config: ml_collections.ConfigDict, source: epath.PathLike) -> 
 
 def _as_in_model(
   config: ml_collections.ConfigDict, saved: dict[str, np.ndarray], source: epath.PathLike
-) -> tuple[Any, Any]:
+) -> tuple[Any, Any, int]:
   """Arranges saved leaves as the config's model has them; they must be of that model.
 
-  What training alone uses is left out.
+  What training alone uses is left out. The last of the result is the number of classes, 1 of a
+  backbone alone.
   """
   saved = {path: leaf for path, leaf in saved.items() if not names.TRAINING_ONLY.match(path)}
-  params, stats = abstract_weights(config, num_classes=1)
+  num_classes = 1
+  params, stats = abstract_weights(config, num_classes)
   bias = f"{architectures.SPECS[config.model.name].class_layers[0]}/bias"
   is_whole = bias in saved
   if is_whole:
     num_others = len(trees.flatten(params)[bias]) - 1
-    params, stats = abstract_weights(config, len(saved[bias]) - num_others)
+    num_classes = len(saved[bias]) - num_others
+    params, stats = abstract_weights(config, num_classes)
   shapes = trees.flatten(params) | trees.flatten(stats)
   wrong = [
     f"{path} {leaf.shape}"
@@ -192,21 +251,28 @@ def _as_in_model(
       f" {config.model.backbone}, such as {wrong[0]}; {len(wrong)} names differ. Give the config"
       " that they were converted or trained with"
     )
-  return trees.fill(params, saved), trees.fill(stats, saved)
+  return trees.fill(params, saved), trees.fill(stats, saved), num_classes
 
 
 def _define_flags() -> None:
   config_flags.DEFINE_config_file(
     "config", None, "Config file and its variants, FILE[:key=value,...].", lock_config=True
   )
-  flags.DEFINE_enum("to", "ltss_jax", ["ltss_jax", "detectron2"], "Whose format to write.")
+  flags.DEFINE_enum("to", "ltss_jax", ["ltss_jax", *_SUFFIXES], "Whose format to write.")
   flags.DEFINE_string(
-    "source", None, "What to read: a file or a folder of shards; with --to=detectron2 a directory."
+    "source",
+    None,
+    "What to read: a file, a folder or hf://OWNER/NAME[/FILE]; with another --to a directory.",
   )
   flags.DEFINE_string(
     "weights", "", "Which set of weights of a file with several; the log names them."
   )
-  flags.DEFINE_string("output", None, "What to write: a new directory, or a new .pkl file.")
+  flags.DEFINE_string(
+    "base",
+    "",
+    "File or hf:// address of the original DINOv3, for EoMT files of differences to it; or none.",
+  )
+  flags.DEFINE_string("output", None, "What to write: a new directory or, with another --to, file.")
   flags.mark_flags_as_required(["config", "source", "output"])
 
 
@@ -216,16 +282,17 @@ def main(argv: list[str]) -> None:
   console.setup_logging()
   values = flags.FLAGS
   with console.one_message_per_error():
-    if values.to == "detectron2":
-      if values.weights:
-        raise ValueError(
-          f"--weights={values.weights} chooses in a published file; --to=detectron2 reads none:"
-          " leave it out"
-        )
-      count = export(values.config, values.source, values.output)
+    if values.to != "ltss_jax":
+      for flag in ("weights", "base"):
+        if values[flag].value:
+          raise ValueError(
+            f"--{flag}={values[flag].value} is for a published file; --to={values.to} reads none:"
+            " leave it out"
+          )
+      count = export(values.config, values.source, values.output, values.to)
       print(f"{count} names written to {values.output}")
     else:
-      print(convert(values.config, values.source, values.output, values.weights))
+      print(convert(values.config, values.source, values.output, values.weights, values.base))
       print(f"The weights are in {values.output}")
 
 

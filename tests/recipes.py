@@ -8,12 +8,16 @@ import dataclasses
 from configs import common
 from input_pipeline import copy_paste as copy_paste_lib, pipeline as pipeline_lib, transforms
 from ltss_jax import build
-from ltss_jax.architectures import mask2former as architectures_mask2former, per_pixel
+from ltss_jax.architectures import (
+  eomt as architectures_eomt,
+  mask2former as architectures_mask2former,
+  per_pixel,
+)
 from ltss_jax.build import model as build_model
 from ltss_jax.build.fields import fields_of
 from ltss_jax.losses import class_losses, mask_criterion
 from ltss_jax.losses.class_loss_type import ClassLoss
-from ltss_jax.models import backbones, deeplabv3plus, mask2former
+from ltss_jax.models import backbones, deeplabv3plus, eomt, mask2former
 from ltss_jax.optimizer import OptimizerConfig
 
 CROSS_ENTROPY = class_losses.CrossEntropy()
@@ -46,6 +50,14 @@ def deeplabv3plus_of(
   return dataclasses.replace(build_model.model_config(config, num_classes), **fields)
 
 
+def eomt_of(
+  num_classes: int, backbone: str, crop_size: int, *, freeze_backbone: bool = False, **fields
+) -> eomt.EomtConfig:
+  names = {"model.name": "eomt", "model.backbone": backbone, "data.crop_size": crop_size}
+  config = _config(**names | {"model.freeze_backbone": freeze_backbone})
+  return dataclasses.replace(build_model.model_config(config, num_classes), **fields)
+
+
 def criterion(**fields) -> mask_criterion.CriterionConfig:
   values = common.get_config().loss.to_dict() | {"class_loss": CROSS_ENTROPY} | fields
   return mask_criterion.CriterionConfig(**fields_of(mask_criterion.CriterionConfig, values))
@@ -55,6 +67,14 @@ def mask2former_loss(**fields) -> architectures_mask2former.Mask2FormerLossConfi
   values = common.get_config().loss.to_dict() | {"class_loss": CROSS_ENTROPY}
   values |= {"max_targets": 4, "ignore_label": 255} | fields
   cls = architectures_mask2former.Mask2FormerLossConfig
+  return cls(**fields_of(cls, values))
+
+
+def eomt_loss(**fields) -> architectures_eomt.EomtLossConfig:
+  """The annealing is that of the config, for three blocks, over 6 steps."""
+  values = common.get_config().loss.to_dict() | {"class_loss": CROSS_ENTROPY}
+  values |= {"max_targets": 4, "ignore_label": 255, "steps": 6} | fields
+  cls = architectures_eomt.EomtLossConfig
   return cls(**fields_of(cls, values))
 
 

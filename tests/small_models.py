@@ -31,8 +31,14 @@ def flags(fields: dict) -> tuple[str, ...]:
 
 
 def mhp_v2_config(model: str = "deeplabv3plus") -> ml_collections.ConfigDict:
-  """The config of MHP-v2 with a small model, which sees images of 32 x 48 px as they are."""
-  config = mhp_v2.get_config(f"model={model},backbone=resnet_small")
+  """The config of MHP-v2 with a small model, which sees images of 32 x 48 px as they are.
+
+  EoMT sees two windows of 32 px.
+  """
+  backbone = "vit_small" if model == "eomt" else "resnet_small"
+  config = mhp_v2.get_config(f"model={model},backbone={backbone}")
+  if model == "eomt":
+    config.data.crop_size = 32
   config.model.update(DEEPLABV3PLUS | MASK2FORMER)
   config.eval.min_size, config.eval.max_size, config.eval.batch_size = 32, 64, 4
   config.export.height, config.export.width = 32, 48

@@ -21,9 +21,10 @@ def architecture() -> architectures.Architecture:
 
   def predict(params, stats, image):
     assert image.shape[1:3] == (SIDE, SIDE) and not stats
-    cells = image.reshape(len(image), SIDE // _CELL, _CELL, SIDE // _CELL, _CELL, 3).mean((2, 4))
+    count = SIDE // _CELL
+    cells = image.reshape(image.shape[0], count, _CELL, count, _CELL, 3).mean((2, 4))
     cells = (cells - image.mean((1, 2), keepdims=True)) @ params  # [B, S / 4, S / 4, C]
-    return {"logits": cells + jnp.linspace(-1, 1, SIDE // _CELL)[:, None, None]}
+    return {"logits": cells + jnp.linspace(-1, 1, count)[:, None, None]}
 
   def score_blocks(prediction, size):
     assert size == (SIDE, SIDE)

@@ -14,6 +14,7 @@ from ltss_jax.inference import test_time_augmentation
 from ltss_jax.losses import class_losses, criterion_types, matching
 from ltss_jax.models import (
   backbones,
+  dino,
   mask2former,
   pixel_decoder,
   transformer_decoder,
@@ -148,6 +149,6 @@ def test_the_choices_are_those_that_the_library_has():
   assert choices["loss.matcher"] == tuple(matching.BACKENDS)
   assert choices["model.class_head"] == tuple(mask2former.CLASS_HEADS)
   assert choices["model.backbone_norm"] == backbones.NORMS
-  assert set(choices["model.backbone"]) == set(backbones.NAMES)
+  assert set(choices["model.backbone"]) == {*backbones.NAMES, *dino.CONFIGS}
   assert set(choices["data.name"]) == set(datasets.SPECS)
   assert choices["data.copy_paste"] == ("none", *copy_paste.MODES)

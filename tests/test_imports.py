@@ -109,6 +109,7 @@ RULES = {
   "ltss_jax.visualization": {"PIL", "cv2", "etils", "input_pipeline", "numpy"},
   "ltss_jax.checkpoint": {"absl", "etils", "jax", "numpy", "orbax", "xxhash"},
   "ltss_jax.weights": {"absl", "etils", "jax", "numpy"},
+  "ltss_jax.weights.hub": {"absl", "huggingface_hub"},
   "ltss_jax.architectures": {"absl", "jax", "kernels", "numpy"},
   "ltss_jax.inference": {"absl", "etils", "input_pipeline", "jax", "numpy"},
   "ltss_jax.inference.coco_rle": {"numpy", "pycocotools"},

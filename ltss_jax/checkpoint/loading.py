@@ -65,7 +65,7 @@ def load(path: epath.Path, what: str, items: dict[str, Any]) -> dict[str, Any]:
     path: path of the checkpoint.
     what: its name for messages.
     items: STATE, a tree of ShapeDtypeStructs with shardings, all of the saved ones; and maybe DATA,
-      JSON-like.
+      JSON-like. Entries of the tree without arrays may be newer than the checkpoint.
 
   Returns:
     The items.
@@ -80,13 +80,26 @@ def load(path: epath.Path, what: str, items: dict[str, Any]) -> dict[str, Any]:
   else:
     _check_fit(contents, what, items)
   try:
-    loaded = ocp.load_checkpointables(path, items)
+    loaded = _load_entries(path, items)
   except Exception as error:
     raise _unreadable(path, what, error, intact=contents is not None) from error
   if contents is not None:
     check(what, contents.damages(loaded[STATE]))
     if DATA in items and differ(loaded[DATA], contents.facts[DATA]):
       raise damaged(what, f"its data state is {loaded[DATA]}, not {contents.facts[DATA]}")
+  return loaded
+
+
+def _load_entries(path: epath.Path, items: dict[str, Any]) -> dict[str, Any]:
+  """The items; Orbax is not asked for empty entries of the tree that were not saved."""
+  children, structure = jax.tree_util.tree_flatten_with_path(
+    items[STATE], is_leaf=lambda node: node is not items[STATE]
+  )
+  entries = {jax.tree_util.keystr(key, simple=True): child for key, child in children}
+  saved = ocp.metadata(path).metadata
+  asked = {name: tree for name, tree in entries.items() if name in saved or jax.tree.leaves(tree)}
+  loaded = dict(ocp.load_checkpointables(path, items | {STATE: asked}))
+  loaded[STATE] = structure.unflatten((entries | loaded[STATE]).values())
   return loaded
 
 

@@ -1,4 +1,4 @@
-"""The two class heads of Mask2Former: what their outputs mean, and the loss of all queries."""
+"""The two class heads of mask classifiers: what their outputs mean, and the loss of all queries."""
 
 import abc
 from typing import ClassVar

@@ -19,7 +19,7 @@ class ClassLoss(abc.ABC):
     name: its name in `config.loss.class_loss`.
     favours_rare_classes: whether a sample of a rare class counts for more than one of a frequent.
     keeps_counts: whether the samples of every class so far are part of the train state.
-    class_head: head of Mask2Former that gives its logits, a name in `class_heads.HEADS`.
+    class_head: head of a mask classifier that gives its logits, a name in `class_heads.HEADS`.
   """
 
   name: ClassVar[str]

@@ -1,4 +1,4 @@
-"""Settings, targets and result of Mask2Former's criterion."""
+"""Settings, targets and result of the criterion of Mask2Former and EoMT."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Matching costs of Mask2Former: class probability, cross-entropy and dice at random points."""
+"""Matching costs of masks: class probability, cross-entropy and dice at random points."""
 
 import jax
 import jax.numpy as jnp

@@ -343,7 +343,7 @@ class DinoV3(Dino):
 
 def _with_prefix(patches: jax.Array, *tokens: nnx.Param) -> jax.Array:
   """[B, N, C] -> float32 [B, prefix + N, C]."""
-  shape = (len(patches), -1, patches.shape[-1])
+  shape = (patches.shape[0], -1, patches.shape[-1])
   prefix = [jnp.broadcast_to(t[...], (shape[0], *t.shape[1:])) for t in tokens]
   return jnp.concatenate([*prefix, patches.astype(jnp.float32)], axis=1)
 

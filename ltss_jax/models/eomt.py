@@ -148,7 +148,7 @@ class Eomt(nnx.Module):
     for i, block in enumerate(self.backbone.blocks):
       mask = None
       if i == num_free:
-        queries = jnp.broadcast_to(self.q.embedding[...], (len(x), *self.q.embedding.shape))
+        queries = jnp.broadcast_to(self.q.embedding[...], (x.shape[0], *self.q.embedding.shape))
         x = jnp.concatenate([queries, x], axis=1)  # [B, Q + prefix + N, C]
       if i >= num_free and not is_final_only:
         predictions.append(self._predict(x))
@@ -176,7 +176,7 @@ class Eomt(nnx.Module):
     for i, layer in enumerate(self.mask_head):
       embeddings = layer(embeddings if i == 0 else nnx.gelu(embeddings, approximate=False))
     side = math.isqrt(patches.shape[1])
-    features = patches.reshape(len(y), side, side, -1)
+    features = patches.reshape(y.shape[0], side, side, -1)
     for layer in self.upscale:
       features = layer(features)
     kw = dict(preferred_element_type=jnp.float32)

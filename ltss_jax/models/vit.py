@@ -12,13 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ltss_jax.models import layers
+from ltss_jax.models import bicubic, layers
 
 DROP_PATH = 0.1
 _BLOCK_EPSILON = 1e-5
 _PYRAMID_EPSILON = 1e-6
-# The cubic convolution of torch's bicubic resize; jax.image.resize has -0.5.
-_CUBIC_A = -0.75
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,24 +58,6 @@ def sin_cos_position_embedding(grid: int, channels: int) -> np.ndarray:
   angles = [position[:, None] * frequency for position in (x, y)]
   parts = [function(angle) for angle in angles for function in (np.sin, np.cos)]
   return np.concatenate(parts, axis=1, dtype=np.float32)[None]
-
-
-def bicubic_matrix(size: int, out_size: int) -> np.ndarray:
-  """Weights [out_size, size] of a cubic resize: half-pixel centres, clamped, no anti-aliasing."""
-
-  def cubic(t: np.ndarray) -> np.ndarray:
-    near = ((_CUBIC_A + 2) * t - (_CUBIC_A + 3)) * t**2 + 1
-    far = _CUBIC_A * (((t - 5) * t + 8) * t - 4)
-    return np.where(t <= 1, near, far)
-
-  source = (np.arange(out_size) + 0.5) * size / out_size - 0.5
-  first = np.floor(source).astype(int) - 1
-  matrix = np.zeros((out_size, size))
-  for tap in range(4):
-    cell = first + tap
-    weight = cubic(np.abs(source - cell))
-    np.add.at(matrix, (np.arange(out_size), cell.clip(0, size - 1)), weight)
-  return matrix.astype(np.float32)
 
 
 class FrozenPatchEmbed(nnx.Module):
@@ -264,7 +244,7 @@ class Vit(nnx.Module):
   def position_embedding(self, height: int, width: int) -> jax.Array:
     """The embedding, resized to the input's grid: [1, height, width, C]."""
     embedding = self.pos_embed[...].reshape(1, self.grid, self.grid, -1)
-    rows, columns = bicubic_matrix(self.grid, height), bicubic_matrix(self.grid, width)
+    rows, columns = bicubic.matrix(self.grid, height), bicubic.matrix(self.grid, width)
     kw = dict(precision=jax.lax.Precision.HIGHEST)
     return jnp.einsum("bijc,hi,wj->bhwc", embedding, rows, columns, **kw)
 

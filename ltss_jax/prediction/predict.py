@@ -117,7 +117,9 @@ def predict(
 
 def _check_crop(config: ml_collections.ConfigDict) -> None:
   """What weights compute may depend on the crop, whose size here no training images give."""
-  setting = models.crop_setting(config)
+  name, setting = config.model.name, models.crop_setting(config)
+  if models.MODELS[name].square_input and not setting:  # its windows are of the crop's size
+    setting = f"config.model.name={name!r}"
   if setting and config.data.crop_size == 0:
     raise ValueError(
       f"{setting} needs config.data.crop_size, which is 0: give the one that the model was trained"

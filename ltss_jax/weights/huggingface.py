@@ -101,11 +101,6 @@ _PACKED = re.compile(
 )
 
 
-def is_huggingface(arrays: Mapping[str, np.ndarray]) -> bool:
-  """Whether these are the names of a Mask2Former of the transformers package."""
-  return any(name.startswith("model.pixel_level_module.") for name in arrays)
-
-
 def to_official(
   arrays: Mapping[str, np.ndarray], done: Report | None = None
 ) -> dict[str, np.ndarray]:

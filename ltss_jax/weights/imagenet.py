@@ -1,63 +1,19 @@
-"""ImageNet backbones: ResNets and Swins of several libraries, MAE's ViT.
+"""Backbones alone: ResNets and Swins of several libraries, MAE's ViT, and those of DINO.
 
 Their names become those of the backbone in an official checkpoint. What a segmentation model does
 not use is dropped; what it has beyond the file starts afresh.
 """
 
-import dataclasses
+import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from ltss_jax.models import vit
-from ltss_jax.weights import other_kinds
+from ltss_jax.weights import backbone_format, dino_encoders, other_kinds, resizing
+from ltss_jax.weights.backbone_format import PREFIX, Arrays, Backbone, Format, unchanged
 
-_PREFIX = "backbone."
 _DETECTION_PREFIX = "bottom_up."  # of detectron2, whose detectors have other ResNets
-_NOTHING = re.compile(r"(?!)")
-
-
-@dataclasses.dataclass(frozen=True)
-class Format:
-  """One kind of file.
-
-  Attributes:
-    title: name for messages.
-    marks: names by which it is known.
-    rename: name -> official name without "backbone.".
-    dropped: names that a segmentation model does not use.
-    afresh: official names that its backbone has beside those of the file.
-    arrange: (official name, array) -> array in official order.
-    arranged: description of what `arrange` does, for the report.
-  """
-
-  title: str
-  marks: tuple[str, ...]
-  rename: Callable[[str], str]
-  dropped: re.Pattern[str]
-  afresh: re.Pattern[str] = _NOTHING
-  arrange: Callable[[str, np.ndarray], np.ndarray] | None = None
-  arranged: str = ""
-
-
-@dataclasses.dataclass
-class Backbone:
-  """A backbone's weights under official names.
-
-  Attributes:
-    title: kind of file that it was recognised as.
-    arrays: official name -> array.
-    dropped: names in the file that have no use here.
-    afresh: official names that may be missing.
-    changed: changes to single arrays, as text.
-  """
-
-  title: str
-  arrays: dict[str, np.ndarray]
-  dropped: list[str]
-  afresh: re.Pattern[str]
-  changed: list[str]
 
 
 def torchvision_to_official(name: str) -> str:
@@ -112,8 +68,29 @@ def mmseg_merging_to_official(name: str, array: np.ndarray) -> np.ndarray:
   return cells.swapaxes(-1, -3).reshape(array.shape)
 
 
-def _unchanged(name: str) -> str:
-  return name
+def _finish_mmseg_swin(arrays: Arrays) -> list[str]:
+  for name, array in arrays.items():
+    arrays[name] = mmseg_merging_to_official(name, array)
+  return ["backbone.layers.*.downsample.*: merged channels in the official order"]
+
+
+def _finish_mae(arrays: Arrays) -> list[str]:
+  table = arrays[f"{PREFIX}pos_embed"]
+  if math.isqrt(table.shape[1]) ** 2 == table.shape[1]:
+    return []
+  arrays[f"{PREFIX}pos_embed"] = table[:, 1:]
+  return ["backbone.pos_embed: without the entry of the class token"]
+
+
+def _resize_table(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
+  """Fits a Swin's tables [S * S, heads] and MAE's positions [1, N, C]; see `Resize`."""
+  if array.shape == shape:
+    return None
+  if name.endswith(".relative_position_bias_table") and array.shape[1] == shape[1]:
+    return resizing.resize_table(array, shape[0], antialias=False)
+  if name == f"{PREFIX}pos_embed" and array.shape[2] == shape[2]:
+    return resizing.resize_table(array[0], shape[1], antialias=False)[None]
+  return None
 
 
 _OF_A_SWIN_CLASSIFIER = re.compile(r"head\..*|norm\..*|.*\.attn_mask")
@@ -128,7 +105,7 @@ _FORMATS = (
   Format(
     "detectron2 ResNet",
     ("stem.conv1.weight", "res2.0.conv1.weight"),
-    _unchanged,
+    unchanged,
     re.compile(r"(stem\.)?fc\..*"),
   ),
   Format(
@@ -137,6 +114,7 @@ _FORMATS = (
     timm_swin_to_official,
     _OF_A_SWIN_CLASSIFIER,
     _SWIN_OUTPUTS,
+    resize=_resize_table,
   ),
   Format(
     "torchvision Swin",
@@ -144,6 +122,7 @@ _FORMATS = (
     torchvision_swin_to_official,
     _OF_A_SWIN_CLASSIFIER,
     _SWIN_OUTPUTS,
+    resize=_resize_table,
   ),
   Format(
     "MMSegmentation Swin",
@@ -151,24 +130,30 @@ _FORMATS = (
     mmseg_swin_to_official,
     _OF_A_SWIN_CLASSIFIER,
     _SWIN_OUTPUTS,
-    mmseg_merging_to_official,
-    "backbone.layers.*.downsample.*: merged channels in the official order",
+    _finish_mmseg_swin,
+    _resize_table,
   ),
   Format(
     "Swin",
     ("patch_embed.proj.weight", "layers.0.blocks.0.attn.qkv.weight"),
-    _unchanged,
+    unchanged,
     _OF_A_SWIN_CLASSIFIER,
     _SWIN_OUTPUTS,
+    resize=_resize_table,
   ),
   Format(
     "MAE ViT",
     ("pos_embed", "blocks.0.attn.qkv.weight"),
-    _unchanged,
+    unchanged,
     re.compile(r"cls_token|mask_token|decoder_.*|head\..*"),
     re.compile(r"backbone\.(res\d\.|blocks\.\d+\.attn\.rel_pos_)"),
+    _finish_mae,
+    _resize_table,
   ),
 )
+
+
+_KINDS = (*dino_encoders.FORMATS, *_FORMATS)
 
 
 def recognise(arrays: Mapping[str, np.ndarray]) -> Backbone:
@@ -181,93 +166,76 @@ def recognise(arrays: Mapping[str, np.ndarray]) -> Backbone:
     The backbone.
 
   Raises:
-    ValueError: the names are of no kind that is known.
+    ValueError: the names are of no kind that is known, or the model is of another size or make
+      than those here.
   """
-  if all(name.startswith(_PREFIX) for name in arrays):
-    arrays = {name.removeprefix(_PREFIX): array for name, array in arrays.items()}
-  if title := other_kinds.title(arrays):
-    raise ValueError(f"the checkpoint is {title}. {_known_kinds()}")
-  for kind in _FORMATS:
-    if all(mark in arrays for mark in kind.marks):
-      return _converted(kind, arrays)
-  raise ValueError(
-    "the checkpoint has names of no known kind, such as"
-    f" {', '.join(sorted(arrays)[:3])}. {_known_kinds()}"
-  )
+  if all(name.startswith(PREFIX) for name in arrays):
+    arrays = {name.removeprefix(PREFIX): array for name, array in arrays.items()}
+  kind = _kind(dino_encoders.FORMATS, arrays)
+  if kind is None:
+    if title := other_kinds.title(arrays):
+      raise ValueError(f"the checkpoint is {title}. {_known_kinds()}")
+    kind = _kind(_FORMATS, arrays)
+  if kind is None:
+    raise ValueError(
+      "the checkpoint has names of no known kind, such as"
+      f" {', '.join(sorted(arrays)[:3])}. {_known_kinds()}"
+    )
+  return backbone_format.convert(kind, dict(arrays))
+
+
+def _kind(kinds: Sequence[Format], names: Iterable[str]) -> Format | None:
+  return next((kind for kind in kinds if all(mark in names for mark in kind.marks)), None)
+
+
+def recognise_dinov3(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """The arrays of a DINOv3 alone under official names, of which released models are differences.
+
+  Args:
+    arrays: name -> array of the file.
+
+  Returns:
+    official name ("backbone.blocks.0.norm1.weight") -> array in official layout.
+
+  Raises:
+    ValueError: it is nothing that is known, or another backbone.
+  """
+  backbone = recognise(arrays)
+  if dino_encoders.DINOV3_MARK not in backbone.arrays:
+    raise ValueError(f"the checkpoint is a {backbone.title}, and not a DINOv3 alone")
+  return backbone.arrays
 
 
 def _known_kinds() -> str:
+  titles = dict.fromkeys(kind.title for kind in _KINDS)
   return (
-    "Known are Mask2Former and DeepLabV3+ of detectron2, Mask2Former of Hugging Face, and the"
-    f" backbones {', '.join(kind.title for kind in _FORMATS)}"
+    "Known are Mask2Former and DeepLabV3+ of detectron2, Mask2Former and EoMT of Hugging Face, EoMT"
+    f" as released, and the backbones {', '.join(titles)}"
   )
 
 
 def prefixes(names: Iterable[str]) -> set[str]:
   """What stands before the names of a backbone of any kind: "", "backbone.", "encoder_q.", ..."""
   names, found = set(names), set()
-  for kind in _FORMATS:
+  for kind in _KINDS:
     *others, last = kind.marks
     ends = (name.removesuffix(last) for name in names if f".{name}".endswith(f".{last}"))
     found |= {prefix for prefix in ends if all(prefix + mark in names for mark in others)}
   return {prefix for prefix in found if not prefix.endswith(_DETECTION_PREFIX)}
 
 
-def _converted(kind: Format, arrays: Mapping[str, np.ndarray]) -> Backbone:
-  official, dropped, changed = {}, [], []
-  for name, array in arrays.items():
-    if kind.dropped.fullmatch(name):
-      dropped.append(name)
-      continue
-    name = kind.rename(name)
-    official[_PREFIX + name] = array if kind.arrange is None else kind.arrange(name, array)
-  if kind.arranged:
-    changed.append(kind.arranged)
-  if "pos_embed" in arrays and "cls_token" in arrays:
-    official[f"{_PREFIX}pos_embed"] = arrays["pos_embed"][:, 1:]
-    changed.append("backbone.pos_embed: without the entry of the class token")
-  return Backbone(kind.title, official, dropped, kind.afresh, changed)
-
-
 def fit_tables(backbone: Backbone, shapes: Mapping[str, tuple[int, ...]]) -> None:
-  """Resizes position tables to the model's window or grid, as the official loaders do.
+  """Resizes tables and patches to the model's size, as the official loaders do.
 
   Args:
     backbone: backbone as read; changed in place.
-    shapes: official name -> shape of the model.
-  """
-  for name, array in backbone.arrays.items():
-    shape = shapes.get(name, array.shape)
-    if array.shape == shape:
-      continue
-    if name.endswith(".relative_position_bias_table") and array.shape[1] == shape[1]:
-      table = resize_square(array, shape[0])
-    elif name == f"{_PREFIX}pos_embed" and array.shape[2] == shape[2]:
-      table = resize_square(array[0], shape[1])[None]
-    else:
-      continue
-    backbone.arrays[name] = table
-    backbone.changed.append(f"{name}: resized, {array.shape} -> {table.shape}")
-
-
-def resize_square(table: np.ndarray, cells: int) -> np.ndarray:
-  """Resizes a square map bicubically (a = -0.75, clamped, half-pixel centres, no anti-aliasing).
-
-  Args:
-    table: [S * S, C], row-major.
-    cells: number of cells of the result, a square number.
-
-  Returns:
-    [cells, C] float32.
+    shapes: official name -> shape of the model, in our layout.
 
   Raises:
-    ValueError: the table is not square.
+    ValueError: a position table is not of a square.
   """
-  side, new_side = round(len(table) ** 0.5), round(cells**0.5)
-  if side**2 != len(table) or new_side**2 != cells:
-    raise ValueError(f"a position table of {len(table)} entries cannot become one of {cells}")
-  square = np.asarray(table, np.float32).reshape(side, side, -1)
-  matrix = vit.bicubic_matrix(side, new_side)
-  with np.errstate(invalid="ignore"):  # a table that is not finite is refused where it is taken
-    resized = np.einsum("yi,xj,ijc->yxc", matrix, matrix, square, optimize=True)
-  return resized.reshape(cells, -1).astype(np.float32)
+  for name, array in backbone.arrays.items():
+    resized = backbone.resize(name, array, shapes[name]) if name in shapes else None
+    if resized is not None:
+      backbone.arrays[name] = resized
+      backbone.changed.append(f"{name}: resized, {array.shape} -> {resized.shape}")

@@ -23,12 +23,12 @@ _TRANSPOSED_CONVOLUTION = re.compile(r"(backbone/res[23]/2|upscale/\d+/conv1)/ke
 
 # Buffers that follow from the model: dropped when read, made anew when written.
 REGENERATED = re.compile(
-  r"(.*\.)?(num_batches_tracked|relative_position_index)|criterion\.empty_weight"
+  r"(.*\.)?(num_batches_tracked|relative_position_index)|criterion\.empty_weight|attn_mask_probs"
 )
 COUNTS = "criterion.seesaw_loss.cum_samples"  # all zero where a file has none
 PIXEL_BUFFERS = ("pixel_mean", "pixel_std")
 # Paths here, of what training alone uses and official checkpoints do not have: the auxiliary pixel
-# head of Mask2Former, the pixel counts of DeepLabV3+'s Seesaw loss.
+# head of Mask2Former, the counts of DeepLabV3+'s and EoMT's Seesaw loss.
 TRAINING_ONLY = re.compile(r"pixel_head/|seesaw_counts$")
 
 

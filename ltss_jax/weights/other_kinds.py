@@ -30,7 +30,10 @@ _BY_NAME = tuple(
     ),
     (r"(.+\.)?mlp\.dwconv\.dwconv\.weight", "a MiT (SegFormer) or a PVT"),
     (r"(.+\.)?(dwconv|conv_dw)\.weight", "a ConvNeXt or of its kind"),
-    (r"(.+\.)?blocks\.\d+\.(gamma_1|ls1\.gamma)", "a ViT with layer scale (BEiT, DINOv2)"),
+    (
+      r"(.+\.)?blocks\.\d+\.(gamma_1|ls1\.gamma)",
+      "a ViT with layer scale that is no DINO (BEiT, CaiT)",
+    ),
     (r"(.+\.)?layers\.\d+\.ln1\.weight", "a ViT of MMSegmentation; take MAE's own file"),
     (r"(.+\.)?layer1\.0\.se(_module)?\..+", "a ResNet with squeeze and excitation"),
   )

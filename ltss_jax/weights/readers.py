@@ -12,16 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from ltss_jax.weights import pickles, sets, shards, torch_files
+from ltss_jax.weights import hub, pickles, sets, shards, torch_files
 from ltss_jax.workdir import atomic_file
 
+# In the order in which the format's own library writes arrays, so that all are aligned.
 _SAFETENSORS_DTYPES = {
+  "I64": np.int64,
   "F64": np.float64,
   "F32": np.float32,
-  "F16": np.float16,
-  "BF16": jnp.bfloat16,
-  "I64": np.int64,
   "I32": np.int32,
+  "BF16": jnp.bfloat16,
+  "F16": np.float16,
   "I16": np.int16,
   "I8": np.int8,
   "U8": np.uint8,
@@ -37,7 +38,8 @@ def read_arrays(path: str | pathlib.Path, weights: str = "") -> dict[str, np.nda
   zip and legacy formats (.pth, .pt, .bin), .safetensors, .npz. Nothing that a file names is run.
 
   Args:
-    path: the file; the index of several; or a folder that `save_pretrained` wrote.
+    path: the file; the index of several; a folder that `save_pretrained` wrote; or the address
+      hf://OWNER/NAME[@REVISION][/FILE] of one of these on the Hugging Face Hub.
     weights: name of the set of weights in a file with several (`sets.choose`).
 
   Returns:
@@ -47,9 +49,9 @@ def read_arrays(path: str | pathlib.Path, weights: str = "") -> dict[str, np.nda
   Raises:
     FileNotFoundError: there is no such file.
     ValueError: the file is damaged, one of several, asks for more than arrays and plain containers,
-      or holds no arrays; or it is not clear which are meant.
+      or holds no arrays; it is not clear which are meant; or it cannot be fetched.
   """
-  path = pathlib.Path(path)
+  path = hub.fetch(str(path)) if hub.is_address(path) else pathlib.Path(path)
   if path.is_dir():
     path = shards.find(path)
   if not path.is_file():
@@ -164,6 +166,31 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
       raise ValueError(f"{name} {tuple(entry['shape'])} is not all there")
     arrays[name] = np.frombuffer(body[begin:end].tobytes(), dtype).reshape(entry["shape"])
   return arrays
+
+
+def write_safetensors(path: str | pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes a .safetensors file, byte for byte as its own library does.
+
+  Args:
+    path: the new file; appears only when it is complete.
+    arrays: name -> array of a dtype that the format has.
+  """
+  kinds = {np.dtype(dtype): kind for kind, dtype in _SAFETENSORS_DTYPES.items()}
+  places = list(kinds)
+  order = sorted(arrays, key=lambda name: (places.index(arrays[name].dtype), name))
+  header, end = {}, 0
+  for name in order:
+    array = arrays[name]
+    begin, end = end, end + array.nbytes
+    kind = kinds[array.dtype]
+    header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": (begin, end)}
+  text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+  text += b" " * (-len(text) % 8)
+  with atomic_file.atomic_write(path) as file:
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in order:
+      little_endian = arrays[name].dtype.newbyteorder("<")
+      file.write(np.ascontiguousarray(arrays[name], little_endian).tobytes())
 
 
 def write_pickle(path: str | pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:

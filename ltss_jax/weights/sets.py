@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ltss_jax.weights import imagenet, pickles
+from ltss_jax.weights import imagenet, pickles, whole_models
 
 # Where training programs put the weights: detectron2 and most others, timm and mmseg, fvcore.
 _MODEL_KEYS = ("model", "state_dict", "model_state", "model_state_dict")
@@ -23,8 +23,6 @@ _SECONDARY = re.compile(
   r"(?:^|[._]|(?<=[a-z])(?=[A-Z]))"
   r"(?i:ema|averaged?|avg|swa|teacher|student|momentum|target|encoder_k)(?![a-z])"
 )
-_WHOLE_MODEL = re.compile(r"(?P<prefix>(?:.*?\.)??)(?:sem_seg_head|model\.pixel_level_module)\.")
-_BACKBONE_OF_A_MODEL = ("backbone.", "model.pixel_level_module.")
 _SEGMENTATION_HEADS = ("decode_head.", "classifier.")  # of MMSegmentation, torchvision
 _DISTRIBUTED_PREFIX = "module."  # of torch's DistributedDataParallel
 
@@ -155,7 +153,7 @@ def _sets_of(keys: tuple[str, ...], arrays: dict[str, Any]) -> list[WeightSet]:
 
 def _known_prefixes(names: Mapping[str, Any]) -> list[str]:
   """What stands before names of whole models, and of backbones that are not part of one."""
-  whole = {match["prefix"] for match in map(_WHOLE_MODEL.match, names) if match}
-  inside = tuple(prefix + part for prefix in whole for part in _BACKBONE_OF_A_MODEL)
+  whole = whole_models.prefixes(names)
+  inside = tuple(prefix + part for prefix, parts in whole.items() for part in parts)
   backbones = {prefix for prefix in imagenet.prefixes(names) if not prefix.startswith(inside)}
-  return sorted(whole | backbones)
+  return sorted(whole.keys() | backbones)

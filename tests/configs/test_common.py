@@ -8,7 +8,7 @@ import pytest
 from configs import common, flags
 from configs.fields import field_names
 from kernels.ms_deform_attn import IMPLEMENTATIONS
-from ltss_jax.models import backbones, mask2former
+from ltss_jax.models import backbones, dino, mask2former
 
 CONFIG_FILES = common.CHOICES["data.name"]
 
@@ -81,6 +81,12 @@ MODELS = {
     "optimizer.clip_norm": 0.0,
   },
 }
+# What the backbones of a model begin with.
+BACKBONES = {
+  "mask2former": ("resnet", "swin", "vit_b"),
+  "deeplabv3plus": ("resnet",),
+  "eomt": ("dinov2_", "dinov3_", "vit_small"),
+}
 LONGER_SIDE_1333 = {"data.max_size": 1333, "eval.max_size": 1333}
 RECIPES = {
   "ade20k": {"train.steps": 160_000},
@@ -141,13 +147,14 @@ def test_every_config_and_variant_is_valid(name):
       key, value = pair.split("=")
       if key != "method":
         assert config.model[{"model": "name", "backbone": "backbone"}[key]] == value
-    if config.model.name == "deeplabv3plus" and not config.model.backbone.startswith("resnet"):
-      with pytest.raises(
-        ValueError, match=r"'deeplabv3plus', which needs one whose name begins with 'resnet'"
-      ):
+    model = config.model.name
+    if not config.model.backbone.startswith(BACKBONES[model]):
+      match = f"'{model}', which needs one whose name begins with '{BACKBONES[model][0]}"
+      with pytest.raises(ValueError, match=match):
         common.validate(config)
-    elif config.model.name != "mask2former" and "frequency_matcher" in variants:
-      with pytest.raises(ValueError, match=r"frequency_matcher=True needs .*'mask2former'"):
+    elif model == "deeplabv3plus" and "frequency_matcher" in variants:
+      match = "frequency_matcher=True needs .*'mask2former' or 'eomt'"
+      with pytest.raises(ValueError, match=match):
         common.validate(config)
     else:
       common.validate(config)
@@ -163,7 +170,7 @@ def test_every_config_has_the_same_fields_with_the_same_types(name):
 
 
 def test_choices_are_what_the_models_offer():
-  assert set(common.CHOICES["model.backbone"]) == set(backbones.NAMES)
+  assert set(common.CHOICES["model.backbone"]) == {*backbones.NAMES, *dino.CONFIGS}
 
 
 def test_implementations_of_deformable_attention_are_those_of_the_kernels():
@@ -188,6 +195,72 @@ def test_a_data_set_changes_the_recipe_as_the_release_does(name, model):
   assert changes(build(name, f"backbone=resnet50,model={model}"), common.get_config()) == expected
   if model == "mask2former":
     assert flat(build(name)) == flat(build(name, "model=mask2former"))
+
+
+# By hand from EoMT's release: what it has for every encoder, and for each kind of them on ADE20K,
+# where 31 or 16 passes over 20,210 images are 39,153 or 20,208 updates.
+EOMT = {
+  "model.name": "eomt",
+  "optimizer.backbone_multiplier": 1.0,
+  "optimizer.schedule": "two_stage",
+  "eval.max_size": 100_000,
+  "eval.scales_max_size": 100_000,
+  "eval.round_half_even": True,
+}
+EOMT_ENCODERS = {
+  "dinov2_l": {
+    "model.num_blocks": 4,
+    "optimizer.layer_decay": 0.8,
+    "optimizer.warmup_steps": 500,
+    "optimizer.backbone_warmup_steps": 1_000,
+    "loss.mask_annealing_starts": (6_520, 13_040, 19_560, 26_080),
+    "loss.mask_annealing_ends": (13_040, 19_560, 26_080, 32_600),
+  },
+  "dinov3_l": {
+    "model.num_blocks": 4,
+    "optimizer.learning_rate": 2e-4,
+    "optimizer.warmup_steps": 2_000,
+    "optimizer.backbone_warmup_steps": 3_000,
+    "loss.mask_annealing_starts": (0, 6_520, 9_780, 13_040),
+    "loss.mask_annealing_ends": (3_000, 9_780, 13_040, 16_300),
+  },
+}
+EOMT_STEPS = {"dinov2_l": 39_153, "dinov3_l": 20_208}
+ANNEALING = ("loss.mask_annealing_starts", "loss.mask_annealing_ends")
+
+
+@pytest.mark.parametrize("backbone", EOMT_ENCODERS)
+@pytest.mark.parametrize("name", RECIPES)
+def test_eomt_has_the_recipe_of_its_release(name, backbone):
+  config = build(name, f"model=eomt,backbone={backbone}")
+  changed = changes(config, common.get_config())
+  expected = EOMT | EOMT_ENCODERS[backbone] | {"model.backbone": backbone, "data.name": name}
+  for field in ANNEALING:  # in proportion everywhere
+    steps = [round(share * EOMT_STEPS[backbone]) for share in changed.pop(field)]
+    assert tuple(steps) == expected.pop(field)
+  steps = changed.pop("train.steps")
+  assert changed.pop("data.max_size", None) == RECIPES[name].get("data.max_size")
+  assert changed == expected
+  if name == "ade20k":
+    assert steps == EOMT_STEPS[backbone]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_eomt_sees_every_data_set_as_often_as_in_its_release(name):
+  images = {"ade20k_full": 25_574, "coco_stuff": 118_287, "coco_stuff_lt": 40_679}
+  images |= {"ade20k": 20_210, "mhp_v2": 15_403, "mhp_v2_lt": 6_931}
+  for backbone, passes in (("dinov2_g", 31), ("dinov3_s", 16)):
+    config = build(name, f"model=eomt,backbone={backbone}")
+    assert config.train.steps == passes * (images[name] // 16)
+
+
+def test_eomt_takes_an_encoder_of_its_own_where_none_is_named():
+  assert build("ade20k", "model=eomt").model.backbone == "dinov2_l"
+  assert build("shapes_lt", "model=eomt").model.backbone == "vit_small"
+  last_blocks = {"dinov2_s": 3, "dinov2_b": 3, "dinov2_g": 5, "dinov3_s": 3, "dinov3_b": 3}
+  for backbone, number in last_blocks.items():
+    config = build("ade20k", f"model=eomt,backbone={backbone}")
+    assert config.model.num_blocks == number == len(config.loss.mask_annealing_starts)
 
 
 # By hand from the released recipes: crop, base size, limit on the longer side, test size and limit,
@@ -236,7 +309,7 @@ def test_a_method_changes_its_own_fields_only(name, model):
   for method, fields in METHOD_FIELDS.items():
     config = build(name, f"method={method},model={model}")
     expected = dict(fields)
-    if method == "seesaw" and model == "mask2former":
+    if method == "seesaw" and model in ("mask2former", "eomt"):
       expected["model.class_head"] = "seesaw"
     elif method == "seesaw" and baseline.loss.hard_pixel_fraction < 1:
       expected["loss.hard_pixel_fraction"] = 1.0

@@ -1,9 +1,8 @@
-import dataclasses
 import math
 
 import pytest
 
-from configs import common, models, shapes_lt
+from configs import common, shapes_lt
 
 
 @pytest.mark.parametrize(
@@ -13,8 +12,9 @@ from configs import common, models, shapes_lt
       "model.backbone",
       "resnet52",
       "config.model.backbone='resnet52' is unknown; nearest valid: 'resnet50';"
-      " valid: resnet50, resnet101, swin_t, swin_s, swin_b, swin_l, vit_b, resnet_small, swin_mini,"
-      " vit_mini",
+      " valid: resnet50, resnet101, swin_t, swin_s, swin_b, swin_l, vit_b, resnet_small,"
+      " dinov2_s, dinov2_b, dinov2_l, dinov2_g, dinov3_s, dinov3_b, dinov3_l, vit_small, swin_mini,"
+      " vit_mini, dinov2_mini, dinov3_mini",
     ),
     (
       "optimizer.name",
@@ -177,7 +177,43 @@ def test_wrong_value_names_field_value_and_nearest(field, value, message):
       "model.backbone",
       "swin_t",
       "config.model.backbone='swin_t' does not fit config.model.name='deeplabv3plus', which needs"
-      " one whose name begins with 'resnet'; model=mask2former takes every backbone",
+      " one whose name begins with 'resnet'; model=mask2former takes this backbone",
+    ),
+    (
+      "model=mask2former",
+      "model.backbone",
+      "dinov2_s",
+      "config.model.backbone='dinov2_s' does not fit config.model.name='mask2former', which needs"
+      " one whose name begins with 'resnet' or 'swin' or 'vit_b' or 'vit_mini'; model=eomt takes"
+      " this backbone",
+    ),
+    (
+      "model=eomt",
+      "data.crop_size",
+      100,
+      "config.data.crop_size=100 must be a multiple of 16, the side of the patches of"
+      " config.model.name='eomt'; nearest valid: 96",
+    ),
+    (
+      "model=eomt",
+      "loss.mask_annealing_starts",
+      (0.1, 0.2, 0.3),
+      "config.loss.mask_annealing_starts=(0.1, 0.2, 0.3) must be a share of the training, from 0 to"
+      " 1, for each of the config.model.num_blocks=2 blocks with queries",
+    ),
+    (
+      "model=eomt",
+      "loss.mask_annealing_ends",
+      (0.1, 1.0),
+      "config.loss.mask_annealing_ends=(0.1, 1.0) must not be below"
+      " config.loss.mask_annealing_starts=(0.16666666666666666, 0.6666666666666666)",
+    ),
+    (
+      "model=deeplabv3plus",
+      "optimizer.layer_decay",
+      0.8,
+      "config.optimizer.layer_decay=0.8 needs config.model.name='eomt', not 'deeplabv3plus'; leave"
+      " it at 1.0, or choose model=eomt",
     ),
     (
       "model=mask2former",
@@ -197,14 +233,14 @@ def test_wrong_value_names_field_value_and_nearest(field, value, message):
       "model=deeplabv3plus",
       "loss.frequency_matcher",
       True,
-      "config.loss.frequency_matcher=True needs config.model.name='mask2former', not"
+      "config.loss.frequency_matcher=True needs config.model.name='mask2former' or 'eomt', not"
       " 'deeplabv3plus'; leave it at False, or choose model=mask2former",
     ),
     (
       "model=deeplabv3plus",
       "loss.ignored_pixels",
       "left_out",
-      "config.loss.ignored_pixels='left_out' needs config.model.name='mask2former', not"
+      "config.loss.ignored_pixels='left_out' needs config.model.name='mask2former' or 'eomt', not"
       " 'deeplabv3plus'; leave it at 'background', or choose model=mask2former",
     ),
     (
@@ -218,7 +254,7 @@ def test_wrong_value_names_field_value_and_nearest(field, value, message):
       "model=deeplabv3plus",
       "model.class_head",
       "seesaw",
-      "config.model.class_head='seesaw' needs config.model.name='mask2former', not"
+      "config.model.class_head='seesaw' needs config.model.name='mask2former' or 'eomt', not"
       " 'deeplabv3plus'; leave it at 'softmax', or choose model=mask2former",
     ),
     (
@@ -274,18 +310,18 @@ def test_windows_need_no_rounded_shapes():
   ("field", "value", "off"),
   [("window", 64, 0), ("window_stride", 32, 0), ("shape_multiple", 32, 1)],
 )
-def test_a_model_of_square_inputs_places_its_windows_itself(monkeypatch, field, value, off):
-  square = dataclasses.replace(models.MODELS["mask2former"], square_input=True)
-  config = shapes_lt.get_config("model=mask2former")
-  config.eval[field] = value
+def test_a_model_of_square_inputs_places_its_windows_itself(field, value, off):
   if field != "window_stride":
+    config = shapes_lt.get_config("model=mask2former")
+    config.eval[field] = value
     common.validate(config)
-  monkeypatch.setitem(models.MODELS, "mask2former", square)
+  config = shapes_lt.get_config("model=eomt")
+  config.eval[field] = value
   with pytest.raises(ValueError) as raised:
     common.validate(config)
   assert str(raised.value) == (
-    f"config.eval.{field}={value} does not go with config.model.name='mask2former', which sees"
-    f" every image in windows of config.data.crop_size; leave it at {off}"
+    f"config.eval.{field}={value} does not go with config.model.name='eomt', which sees every image"
+    f" in windows of config.data.crop_size; leave it at {off}"
   )
   config.eval[field] = off
   common.validate(config)

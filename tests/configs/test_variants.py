@@ -7,7 +7,12 @@ from configs import coco_stuff_lt, common, shapes_lt
 
 def test_variant_values_are_the_valid_field_values():
   assert tuple(common.VARIANTS["model"]) == common.CHOICES["model.name"]
-  smallest = ("swin_mini", "vit_mini")  # for tests; they have no variant
+  smallest = (
+    "swin_mini",
+    "vit_mini",
+    "dinov2_mini",
+    "dinov3_mini",
+  )  # for tests; they have no variant
   assert (*common.VARIANTS["backbone"], *smallest) == common.CHOICES["model.backbone"]
 
 
@@ -39,7 +44,8 @@ def test_variants_may_come_in_any_order_and_with_spaces():
     (
       "backbone=resnet5",
       "unknown value 'resnet5' of variant 'backbone'; nearest valid: 'resnet50';"
-      " valid: resnet50, resnet101, swin_t, swin_s, swin_b, swin_l, vit_b, resnet_small",
+      " valid: resnet50, resnet101, swin_t, swin_s, swin_b, swin_l, vit_b, resnet_small,"
+      " dinov2_s, dinov2_b, dinov2_l, dinov2_g, dinov3_s, dinov3_b, dinov3_l, vit_small",
     ),
     (
       "resnet101",
@@ -78,7 +84,7 @@ def test_variants_may_come_in_any_order_and_with_spaces():
       "model=mask2former+deeplabv3plus",
       "unknown value 'mask2former+deeplabv3plus' of variant 'model'; nearest valid:"
       " 'deeplabv3plus';"
-      " valid: mask2former, deeplabv3plus",
+      " valid: mask2former, deeplabv3plus, eomt",
     ),
     (
       "backbone=resnet50,backbone=resnet101",

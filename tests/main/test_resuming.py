@@ -71,6 +71,29 @@ def test_a_damaged_checkpoint_is_refused_and_training_goes_back_to_the_one_befor
   runs.assert_same_run(workdir, reference[0])
 
 
+def test_averages_survive_a_kill_and_are_what_is_evaluated(reference, folder, data_dir, tmp_path):
+  options = ("--config.optimizer.ema_decay=0.9", "--config.checkpoint.keep=9")
+  at_once, killed = tmp_path / "at once", tmp_path / "killed"
+  process = runs.run(folder, data_dir, at_once, *options)
+  assert process.returncode == 0, process.stderr
+  process = runs.run(folder, data_dir, killed, *options, moment="the first results")
+  assert process.returncode == -signal.SIGKILL, process.stderr
+  process = runs.run(folder, data_dir, killed, *options)
+  assert process.returncode == 0 and "Continuing from step 4" in process.stderr, process.stderr
+  runs.assert_same_run(killed, at_once)
+  state = runs.saved_state(at_once)
+  kernels = [tree["classifier"]["kernel"] for tree in (state["params"], state["ema"]["params"])]
+  assert (kernels[0] != kernels[1]).any()
+  # Another result than that of the weights themselves, and the same when it is asked for later.
+  record = at_once / "eval" / "8.json"
+  written = record.read_bytes()
+  assert written != (reference[0] / "eval" / "8.json").read_bytes()
+  record.unlink()
+  process = runs.run(folder, data_dir, at_once, *options, "--mode=evaluate", "--config.eval.step=8")
+  assert process.returncode == 0 and "its averaged weights" in process.stderr, process.stderr
+  assert record.read_bytes() == written
+
+
 def test_a_finished_run_of_constant_rate_is_made_longer(folder, data_dir, tmp_path):
   constant = ("--config.optimizer.poly_power=0", "--config.eval.every_steps=4")
   constant += ("--config.train.log_every_steps=4",)  # as the last step is always logged

@@ -86,7 +86,7 @@ def test_seesaw_is_a_literal_reference_over_steps():
     of_model = {name: value for name, value in stats.items() if name != "seesaw_counts"}
     logits = np.asarray(full_logits(params, of_model, rng), np.float64)
     batch = {"image": image, "label": label}
-    (value, (stats, terms)), gradient = step(params, stats, batch, rng)
+    (value, (stats, terms)), gradient = step(params, stats, batch, rng, i)
     expected, slope = literal_loss(logits, label, counts, 1.2, 1.0)
     # The reference sees float32 logits of about 10; the loss's own sums are over 102 pixels.
     np.testing.assert_allclose(value, expected, rtol=2e-5)

@@ -14,9 +14,7 @@ from ltss_jax.architectures import mask2former
 from ltss_jax.results import metrics
 from ltss_jax.training import train_step
 from tests import recipes
-
-NUM_CLASSES = 5
-
+from tests.mask_batches import NUM_CLASSES, batch, empty_batch
 
 # Of one program, the losses part by 2e-4 to 2e-3 within eight steps where the weights differ in
 # their last bit: longer runs say nothing.
@@ -34,24 +32,6 @@ def small_config(**fields):
 def objective(mesh, matcher="scipy", config=None, num_points=128):
   loss = recipes.mask2former_loss(num_points=num_points, matcher=matcher)
   return mask2former.objective(config or small_config(), loss, mesh)
-
-
-def batch(size=8, side=64):
-  """Images whose colour tells the class, three classes each at most, and ignored pixels."""
-  rng = np.random.default_rng(0)
-  colors = np.array([[30, 30, 30], [220, 40, 40], [40, 220, 40], [40, 40, 220], [220, 220, 40]])
-  label = np.zeros((size, side, side), np.uint8)
-  for row in label:
-    for c in rng.choice(np.arange(1, NUM_CLASSES), 2, replace=False):
-      y, x = rng.integers(0, side - 24, 2)
-      row[y : y + 24, x : x + 24] = c
-  image = np.clip(colors[label] + rng.normal(0, 8, (*label.shape, 3)), 0, 255).astype(np.uint8)
-  label[:, :3] = 255
-  classes = np.full((size, 4), -1, np.int32)
-  for row, present in zip(classes, map(np.unique, label), strict=True):
-    row[: len(present) - 1] = present[:-1]
-  dropped = np.zeros(size, np.int32)
-  return {"image": image, "label": label, "classes": classes, "dropped_classes": dropped}
 
 
 TRANSFORM = optax.sgd(1e-3)
@@ -140,11 +120,6 @@ def test_a_training_step_has_exactly_one_host_callback(four_devices):
   step, _ = four_devices
   calls = re.findall(r'custom_call_target="([^"]*callback[^"]*)"', step.as_text())
   assert len(calls) == 1, calls
-
-
-def empty_batch():
-  data = batch()
-  return data | {"label": np.full_like(data["label"], 255), "classes": data["classes"] * 0 - 1}
 
 
 def test_other_batches_need_no_new_compilation(one_device, fresh_state):

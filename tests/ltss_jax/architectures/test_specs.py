@@ -8,12 +8,13 @@ import pytest
 from configs import common
 from ltss_jax import build
 from ltss_jax.architectures import SPECS
-from ltss_jax.weights import names, trees
+from ltss_jax.weights import names, trees, whole_models
 from tests import recipes
 
 
 def config_of(model):
-  return common.apply_variants(common.get_config(), f"model={model},backbone=resnet_small")
+  backbone = {"backbone": "resnet_small"}  # or what the model has in its place
+  return common.apply_variants(common.get_config(), f"model={model}", defaults=backbone)
 
 
 def shapes(model, num_classes):
@@ -25,7 +26,17 @@ def shapes(model, num_classes):
 def test_class_layers_tell_checkpoints_apart():
   official = {m: names.official_name(m, f"{s.class_layers[0]}/bias") for m, s in SPECS.items()}
   assert len(set(official.values())) == len(SPECS), official
-  assert all(name.startswith("sem_seg_head.") for name in official.values())
+
+
+@pytest.mark.parametrize("model", SPECS)
+def test_checkpoints_of_the_model_are_known_as_whole_models(model):
+  paths = shapes(model, 3)
+  official = [names.official_name(model, path) for path in paths]
+  assert whole_models.recognise(official) is not None
+  backbone = [
+    name for path, name in zip(paths, official, strict=True) if path.startswith("backbone")
+  ]
+  assert backbone and whole_models.recognise(backbone) is None
 
 
 @pytest.mark.parametrize("model", SPECS)

@@ -33,6 +33,20 @@ def test_the_latest_stands_in_for_the_best_where_that_is_asked_for(tmp_path):
     restore.read_run(tmp_path, -1)
 
 
+def test_averages_stand_for_the_weights_where_training_kept_them(tmp_path):
+  """Statistics have one each, parameters that were not trained none."""
+  trained, stats = {"w": np.float32([1])}, {"mean": np.float32([3])}
+  state = {"params": {"head": trained, "backbone": {"w": np.float32([2])}}, "stats": stats}
+  averages = {"params": {"head": {"w": np.float32([7])}}, "stats": {"mean": np.float32([8])}}
+  with checkpoint.Checkpoints(tmp_path / "checkpoints", keep=2) as run:
+    run.save(1, jax.device_put(state | {"ema": averages}), {"n": 1})
+    run.save(2, jax.device_put(state | {"ema": {}}), {"n": 2})
+  _, params, stats = restore.read_run(tmp_path, 1)
+  assert params == {"head": {"w": [7]}, "backbone": {"w": [2]}} and stats == {"mean": [8]}
+  _, params, stats = restore.read_run(tmp_path, 2)
+  assert params == {"head": {"w": [1]}, "backbone": {"w": [2]}} and stats == {"mean": [3]}
+
+
 METADATA = prepared.ClassMetadata("photos", ("sky", "grass", "roof"), (0, 1, 2), 255)
 KERNEL, VARIANCE = ("backbone", "res4", 0, "conv2"), ("backbone", "stem", "norm")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ltss_jax.models import vit
+from ltss_jax.models import bicubic, vit
 from tests.golden import backbone_comparison, backbone_parameters, official_parameters
 from tests.golden.backbone_comparison import assert_judged, judged, model, official_shapes
 from tests.programs import GOLDEN
@@ -58,18 +58,9 @@ def test_position_embedding_is_resized_as_torch_does(size):
   expected = torch.nn.functional.interpolate(
     torch.tensor(embedding.transpose(0, 3, 1, 2)), size, mode="bicubic", align_corners=False
   )
-  rows, columns = (vit.bicubic_matrix(14, n) for n in size)
+  rows, columns = (bicubic.matrix(14, n) for n in size)
   resized = np.einsum("bijc,hi,wj->bchw", embedding, rows, columns)
   np.testing.assert_allclose(resized, expected, atol=1e-5)  # torch's float32 coordinates
-
-
-def test_bicubic_matrix_by_hand():
-  # Half way between two cells: 0.59375 of each neighbour, -0.09375 of the next ones, clamped.
-  doubled = vit.bicubic_matrix(1, 2)
-  np.testing.assert_allclose(doubled, [[1], [1]], rtol=1e-6)
-  middle = vit.bicubic_matrix(4, 1)
-  np.testing.assert_allclose(middle, [[-0.09375, 0.59375, 0.59375, -0.09375]], rtol=1e-6)
-  np.testing.assert_array_equal(vit.bicubic_matrix(5, 5), np.eye(5))
 
 
 def test_transposed_convolution_is_flaxs():

@@ -22,7 +22,7 @@ from tests import programs, small_models, square_model
 from tests.small_models import NUM_CLASSES
 
 
-@pytest.fixture(name="exported", scope="module", params=["deeplabv3plus", "mask2former"])
+@pytest.fixture(name="exported", scope="module", params=["deeplabv3plus", "mask2former", "eomt"])
 def _exported(request, tmp_path_factory):
   """(config, directory of weights, directory of the export, its metadata)."""
   config, folder = small_models.mhp_v2_config(request.param), tmp_path_factory.mktemp("export")

@@ -15,7 +15,7 @@ def objective():
     return value, ({"seen": stats["seen"] + score.shape[0]}, {"loss": value})
 
   return architectures.Objective(
-    init=lambda key: ({"head": {"kernel": jnp.ones(3)}}, {"seen": jnp.int32(0)}),
+    init=lambda key: ({"head": {"kernel": jnp.ones(3)}}, {"seen": jnp.float32(0)}),
     loss=loss,
     loss_terms=("loss",),
     decays=lambda path: True,

@@ -108,6 +108,46 @@ def test_a_run_gives_its_best_step_and_the_rows_of_classes_of_equal_names(saved,
   assert "not known" not in caplog.text and int(state.step) == 0
 
 
+def test_averages_of_a_run_are_what_another_starts_from(saved, tmp_path):
+  """Both its weights and its own averages, which are kept apart."""
+  params, stats, _ = checkpoint.load_weights(saved[1])
+  doubled = jax.tree.map(lambda x: 2 * x, {"params": params, "stats": stats})
+  run_config.write(tmp_path, small_config())
+  with checkpoint.Checkpoints(tmp_path / "checkpoints") as run:
+    state = {"params": params, "stats": stats, "ema": doubled}
+    run.save(1, jax.device_put(state), {"next_batch": 1})
+  config = small_config(tmp_path)
+  config.optimizer.ema_decay = 0.5
+  state = start(config, num_classes=4)
+  assert_equal_trees(state.params, doubled["params"])
+  assert_equal_trees(state.ema, doubled)
+  assert start(small_config(tmp_path), num_classes=4).ema == {}
+
+
+def test_a_frozen_backbone_needs_weights_and_names_what_they_lack(saved, tmp_path, caplog):
+  config = small_config()
+  config.model.freeze_backbone = True
+  with pytest.raises(ValueError, match=r"freeze_backbone=True .*--config\.init\.checkpoint"):
+    start(config)
+  config.init.checkpoint = str(saved[2])
+  with caplog.at_level("WARNING", "absl"):
+    state = start(config)
+  assert caplog.text == ""
+  assert_equal_trees(state.params["backbone"], saved[0]["backbone"])
+  assert not any("backbone" in str(p) for p, _ in jax.tree.leaves_with_path(state.opt_state))
+
+  config.model.name, config.model.backbone, config.model.channels = "mask2former", "swin_mini", 32
+  params, stats = build.model_functions(config, 3).init(jax.random.key(9))
+  parts = [{k: v for k, v in t.items() if k == "backbone"} for t in (params, stats)]
+  del parts[0]["backbone"]["norm2"]  # which weights of ImageNet lack
+  checkpoint.save_weights(tmp_path / "swin", *parts, {"contents": "backbone"})
+  config.init.checkpoint = str(tmp_path / "swin")
+  with caplog.at_level("WARNING", "absl"):
+    start(config)
+  assert f"what {tmp_path}/swin lacks of the backbone stays as it is drawn:\n" in caplog.text
+  assert "- backbone/norm2/bias\n- backbone/norm2/scale" in caplog.text
+
+
 def test_who_knows_the_names_of_saved_classes(tmp_path, caplog):
   names = ("b", "a")
   with caplog.at_level("INFO", "absl"):

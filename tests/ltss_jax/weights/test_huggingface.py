@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from ltss_jax.models import mask2former
-from ltss_jax.weights import huggingface, names, official, trees
+from ltss_jax.weights import huggingface, names, official, trees, whole_models
 from ltss_jax.weights.conversion_report import Report
 from tests import recipes
 from tests.programs import GOLDEN
@@ -47,8 +47,7 @@ def state(kind):
 @pytest.mark.parametrize("kind", NAMES)
 def test_every_name_of_the_model_is_filled(kind):
   arrays, done = state(kind), Report()
-  assert huggingface.is_huggingface(arrays)
-  converted = huggingface.to_official(arrays, done)
+  converted = whole_models.recognise(arrays).to_official(arrays, done)
   params, stats = official.load_official(
     "mask2former", *abstract(BACKBONES[kind]), converted, done=done
   )

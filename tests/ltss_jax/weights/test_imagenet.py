@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from ltss_jax.models import backbones
-from ltss_jax.weights import imagenet, names, official, readers, trees
+from ltss_jax.weights import imagenet, names, official, readers, resizing, trees
 from ltss_jax.weights.conversion_report import Report
 from tests import recipes
 
@@ -143,8 +143,8 @@ def test_swin_tables_are_resized_to_another_window():
   _, leaves, done = load("swin_mini", arrays)
   table = leaves["backbone/layers/1/blocks/0/attn/relative_position_bias_table"]
   assert table.shape == (49, 2)
-  expected = imagenet.resize_square(
-    arrays["layers.1.blocks.0.attn.relative_position_bias_table"], 49
+  expected = resizing.resize_table(
+    arrays["layers.1.blocks.0.attn.relative_position_bias_table"], 49, antialias=False
   )
   np.testing.assert_array_equal(table, expected)
   assert len(done.changed) == 6
@@ -307,7 +307,7 @@ def test_mae_files():
 def test_mae_position_embeddings_are_resized_to_another_grid():
   arrays = mae_file(grid=6)
   _, leaves, done = load("vit_mini", arrays)
-  expected = imagenet.resize_square(arrays["pos_embed"][0, 1:], 16)[None]
+  expected = resizing.resize_table(arrays["pos_embed"][0, 1:], 16, antialias=False)[None]
   np.testing.assert_array_equal(leaves["backbone/pos_embed"], expected)
   assert done.changed == [
     "backbone.pos_embed: without the entry of the class token",
@@ -328,30 +328,3 @@ def test_unknown_and_caffe2_names():
     imagenet.recognise(dict.fromkeys("dcba", np.zeros(1)))
   with pytest.raises(ValueError, match="Caffe2 ResNet.*take torchvision's"):
     imagenet.recognise({"conv1_w": np.zeros(1)})
-
-
-def test_resize_by_hand():
-  # A row of one is constant; twice as many cells of (0, 1) at -0.25 and 0.25 from the first cell,
-  # clamped: weights of cubic convolution with a = -0.75 at distances 0.25 and 0.75, 1.25, 1.75.
-  near, far = 0.87890625, 0.26171875
-  outer, outmost = -0.10546875, -0.03515625
-  table = np.array([[0.0], [1.0], [0.0], [1.0]])  # [2, 2]: columns 0 and 1
-  resized = imagenet.resize_square(table, 16).reshape(4, 4)
-  # Column 0 lies at -0.25: cells -2 .. 1 at distances 1.75, 0.75, 0.25, 1.25; only cell 1 is 1.
-  # Column 1 lies at 0.25: cells -1 .. 2 at distances 1.25, 0.25, 0.75, 1.75.
-  row = [outer, far + outmost, 1 - far - outmost, 1 - outer]
-  np.testing.assert_allclose(resized, np.tile(row, (4, 1)), atol=1e-6)
-  assert near + far + outer + outmost == 1
-  with pytest.raises(ValueError, match="a position table of 5 entries cannot become one of 16"):
-    imagenet.resize_square(np.zeros((5, 1)), 16)
-
-
-@pytest.mark.parametrize(("side", "new_side"), [(13, 23), (23, 13), (14, 20)])
-def test_resize_is_torchs(side, new_side):
-  torch = pytest.importorskip("torch")
-  table = np.random.default_rng(0).standard_normal((side * side, 3)).astype(np.float32)
-  square = torch.from_numpy(table.T.reshape(1, 3, side, side))
-  judge = torch.nn.functional.interpolate(square, size=(new_side, new_side), mode="bicubic")
-  expected = judge.numpy().reshape(3, -1).T
-  # Float32 round-off, also of torch's sample positions, which shifts a sample by about 1e-6 cells.
-  np.testing.assert_allclose(imagenet.resize_square(table, new_side**2), expected, atol=2e-5)

@@ -217,6 +217,17 @@ def mask2former(num_classes, value=0.0):
   return params, stats
 
 
+def eomt(num_classes, value=0.0):
+  """(params, stats) with the class layers of EoMT with the Seesaw head, queries and a backbone."""
+  full = lambda *shape: np.full(shape, value, np.float32)  # noqa: E731
+  params = {
+    "backbone": {"cls_token": full(1, 1, 4)},
+    "q": {"embedding": full(2, 4)},
+    "class_head": {"kernel": full(4, num_classes + 2), "bias": full(num_classes + 2)},
+  }
+  return params, {"seesaw_counts": full(num_classes + 1)}
+
+
 SAVED, ORDER, WANTED = ("sky", "sea", "sand"), ("sand", "sky", "sea"), ("sea", "fog", "sky", "ice")
 
 
@@ -233,6 +244,7 @@ SAVED, ORDER, WANTED = ("sky", "sea", "sand"), ("sand", "sky", "sea"), ("sea", "
         "pixel_head/classifier/kernel": 0,
       },
     ),
+    (eomt, {"class_head/kernel": 2, "class_head/bias": 2, "seesaw_counts": 1}),
     (
       model,
       {

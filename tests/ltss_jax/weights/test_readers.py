@@ -122,6 +122,43 @@ def write_safetensors(path, content):
   path.write_bytes(len(text).to_bytes(8, "little") + text + body)
 
 
+def test_written_safetensors_read_back(tmp_path):
+  content = arrays()
+  del content["big_endian"]  # the machine's order alone
+  content["bfloat16"] = content["weight"].astype(jnp.bfloat16)
+  readers.write_safetensors(tmp_path / "s", content)
+  assert_same(readers.read_arrays(tmp_path / "s"), content)
+
+
+SAFETENSORS = {
+  "b": np.float32([1, 2]),
+  "count": np.array(7),
+  "é": np.array([True]),
+  "a": np.zeros((2, 0), np.float32),
+}
+
+
+def safetensors_bytes():
+  """SAFETENSORS in a file: wide numbers first, then by name, the header padded to 8 bytes."""
+  header = (
+    '{"count":{"dtype":"I64","shape":[],"data_offsets":[0,8]},'
+    '"a":{"dtype":"F32","shape":[2,0],"data_offsets":[8,8]},'
+    '"b":{"dtype":"F32","shape":[2],"data_offsets":[8,16]},'
+    '"é":{"dtype":"BOOL","shape":[1],"data_offsets":[16,17]}} '
+  ).encode()
+  body = bytes([7] + 7 * [0]) + b"\0\0\x80\x3f\0\0\0\x40" + b"\1"
+  return len(header).to_bytes(8, "little") + header + body
+
+
+def test_written_safetensors_byte_by_byte(tmp_path):
+  readers.write_safetensors(tmp_path / "s", SAFETENSORS)
+  assert (tmp_path / "s").read_bytes() == safetensors_bytes()
+
+
+def test_those_bytes_are_what_the_library_writes():
+  assert pytest.importorskip("safetensors.numpy").save(SAFETENSORS) == safetensors_bytes()
+
+
 def test_safetensors_and_npz_without_torch(tmp_path):
   path = tmp_path / "model.safetensors"
   matrix = arrays()["weight"]

@@ -19,6 +19,22 @@ HUGGING_FACE = (
   "model.pixel_level_module.encoder._backbone.layer1.0.conv1.weight",
   "class_predictor.bias",
 )
+EOMT = (
+  "network.encoder.backbone.cls_token",
+  "network.encoder.backbone.pos_embed",
+  "network.encoder.backbone.blocks.0.attn.qkv.weight",
+  "network.encoder.backbone.blocks.0.ls1.gamma",
+  "network.class_head.bias",
+  "network.upscale.0.conv1.weight",
+  "criterion.empty_weight",
+)
+EOMT_OF_HUGGING_FACE = (
+  "embeddings.register_tokens",
+  "layers.0.layer_scale1.lambda1",
+  "class_predictor.bias",
+  "upscale_block.block.0.conv1.weight",
+)
+WHOLE = [MODEL, HUGGING_FACE, EOMT, EOMT_OF_HUGGING_FACE]
 UNKNOWN = ("weight", "bias")
 
 
@@ -46,7 +62,7 @@ def info(caplog):
   caplog.set_level(logging.INFO, "absl")
 
 
-@pytest.mark.parametrize("names", [RESNET, MODEL, HUGGING_FACE, UNKNOWN])
+@pytest.mark.parametrize("names", [RESNET, *WHOLE, UNKNOWN])
 @pytest.mark.parametrize("keys", [(), ("model",), ("state_dict",), ("checkpoint", "model_state")])
 def test_one_set_is_taken_without_a_word(tmp_path, caplog, names, keys):
   content = weights(names, 1)
@@ -70,7 +86,7 @@ AVERAGES = [
 
 
 @pytest.mark.parametrize("key", AVERAGES)
-@pytest.mark.parametrize("names", [MODEL, UNKNOWN])
+@pytest.mark.parametrize("names", [MODEL, EOMT, UNKNOWN])
 def test_beside_an_average_the_trained_weights_are_taken_and_both_named(
   tmp_path, caplog, key, names
 ):
@@ -94,11 +110,25 @@ def test_an_average_alone_is_taken(tmp_path, caplog, key):
   "prefix",
   ["module.", "model.", "network.", "_orig_mod.", "module._orig_mod.", "encoder.", "a.b.c."],
 )
-@pytest.mark.parametrize("names", [RESNET, MODEL, HUGGING_FACE])
+@pytest.mark.parametrize("names", [RESNET, *WHOLE])
 def test_a_common_prefix_is_taken_off(tmp_path, caplog, prefix, names):
   content = {"state_dict": weights(names, 1, prefix)}
   assert_taken(read(tmp_path, content), names, 1)
   assert remarks(caplog) == [f"file.pth: the names are taken without their prefix {prefix}"]
+
+
+def test_a_checkpoint_of_lightning(tmp_path, caplog):
+  names = [name.replace("backbone.", "backbone._orig_mod.") for name in EOMT]
+  content = {
+    "state_dict": weights(names, 1),
+    "pytorch-lightning_version": "2.5",
+    "optimizer_states": [{"state": {0: {"exp_avg": np.ones(2)}}, "param_groups": []}],
+    "callbacks": {"ModelCheckpoint{}": {"best_model_score": np.float32([8])}},
+    "hyper_parameters": {"lr": 1e-4},
+    "loops": {"fit_loop": {"state_dict": {}}},
+  }
+  assert_taken(read(tmp_path, content), names, 1)
+  assert remarks(caplog) == []
 
 
 def test_the_count_of_an_averaged_model_has_no_prefix(tmp_path, caplog):

@@ -3,7 +3,7 @@
 import pytest
 
 from configs import mhp_v2, shapes_lt
-from ltss_jax.workdir import run_config
+from ltss_jax.workdir import atomic_file, run_config
 
 
 def test_same_config_passes_and_free_fields_may_change(tmp_path):
@@ -36,6 +36,18 @@ def test_other_fields_are_named_with_both_values(tmp_path):
   assert "config.optimizer.learning_rate" in message and "3.5 now" in message
   assert str(tmp_path) in message and "--workdir" in message
   run_config.check(tmp_path, config, evaluating=True)  # the model is the same
+
+
+def test_fields_that_are_newer_than_a_run_count_as_their_defaults(tmp_path):
+  run_config.write(tmp_path, shapes_lt.get_config())
+  content = run_config.read(tmp_path)
+  del content["optimizer"]["ema_decay"], content["model"]["freeze_backbone"]
+  atomic_file.write_json(tmp_path / run_config.FILE_NAME, content)
+  config = shapes_lt.get_config()
+  run_config.check(tmp_path, config)
+  config.optimizer.ema_decay = 0.5
+  with pytest.raises(ValueError, match=r"config\.optimizer\.ema_decay: 0\.0 there, 0\.5 now"):
+    run_config.check(tmp_path, config)
 
 
 def test_a_run_of_constant_rate_may_become_longer(tmp_path):

@@ -1,0 +1,253 @@
+"""EoMT as the train step sees it: masks that anneal within one program, devices, methods."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs import ade20k, common
+from ltss_jax import architectures, build, checkpoint, mesh as mesh_lib
+from ltss_jax.architectures import eomt
+from ltss_jax.training import train_step
+from ltss_jax.weights import trees
+from tests import recipes
+from tests.mask_batches import NUM_CLASSES, batch, empty_batch
+
+TRANSFORM = optax.sgd(1e-3)
+OPTIONS = dict(seed=0, log_every_steps=1, max_nonfinite_steps=0)
+NUM_QUERIES = 12
+
+
+def config_of(backbone="dinov2_mini", **fields):
+  shape = dict(num_queries=NUM_QUERIES, num_blocks=2)
+  return recipes.eomt_of(NUM_CLASSES, backbone, 64, **(shape | fields))
+
+
+def loss_of(**fields):
+  """Of 4 steps; the masks of the blocks begin to anneal in the first and in the second one."""
+  annealing = dict(mask_annealing_starts=(0.0, 0.25), mask_annealing_ends=(0.5, 0.75), steps=4)
+  return recipes.eomt_loss(**dict(num_points=64) | annealing | fields)
+
+
+# By hand: 0.75^0.9, 0.5^0.9 and (1 / 6520)^0.9.
+@pytest.mark.parametrize(
+  ("step", "expected"),
+  [
+    (0, (1, 1, 1, 1)),
+    (6_519, (1, 1, 1, 1)),
+    (6_520, (1, 1, 1, 1)),
+    (8_150, (0.7718892, 1, 1, 1)),
+    (9_780, (0.5358867, 1, 1, 1)),
+    (13_039, (3.6924e-4, 1, 1, 1)),
+    (13_040, (0, 1, 1, 1)),
+    (14_670, (0, 0.7718892, 1, 1)),
+    (19_560, (0, 0, 1, 1)),
+    (22_820, (0, 0, 0.5358867, 1)),
+    (29_340, (0, 0, 0, 0.5358867)),
+    (32_600, (0, 0, 0, 0)),
+    (39_152, (0, 0, 0, 0)),
+  ],
+)
+def test_masks_anneal_block_by_block_as_published_for_ade20k(step, expected):
+  starts, ends = (6_520, 13_040, 19_560, 26_080), (13_040, 19_560, 26_080, 32_600)
+  probabilities = eomt.mask_probabilities(jnp.int32(step), starts, ends)
+  np.testing.assert_allclose(probabilities, expected, rtol=1e-4)  # expected has 5 digits
+  assert probabilities.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+  ("backbone", "starts", "ends"),
+  [
+    ("dinov2_l", (6_520, 13_040, 19_560, 26_080), (13_040, 19_560, 26_080, 32_600)),
+    ("dinov3_l", (0, 6_520, 9_780, 13_040), (3_000, 9_780, 13_040, 16_300)),
+  ],
+)
+def test_the_recipes_of_ade20k_anneal_at_the_published_steps(backbone, starts, ends, monkeypatch):
+  """As the loss computes them: up to the last step of each stage and from the next one on."""
+  config = ade20k.get_config(f"model=eomt,backbone={backbone}")
+  seen = []
+  monkeypatch.setattr(eomt, "mask_probabilities", lambda step, *steps: seen.append(steps) or 1 / 0)
+  mesh = mesh_lib.data_mesh(jax.devices()[:1])
+  objective = build.build_objective(config, num_classes=5, ignore_label=255, mesh=mesh)
+  with pytest.raises(ZeroDivisionError):
+    objective.loss({}, {}, batch(1), jax.random.key(0), 0)
+  assert [tuple(steps) for steps in seen[0]] == [starts, ends]
+
+
+ALL_METHODS = loss_of(
+  class_loss=recipes.class_loss("seesaw"),
+  queries_per_class=(1, 1, 2, 3, 1),
+  ignored_pixels="left_out",
+)
+
+
+def with_all_methods(devices):
+  """(mesh, objective, step) with a Seesaw head and repeated targets."""
+  mesh = mesh_lib.data_mesh(jax.devices()[:devices])
+  model = eomt.objective(config_of(class_head="seesaw"), ALL_METHODS, mesh)
+  return mesh, model, train_step.make_train_step(model, TRANSFORM, mesh, **OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def trained():
+  """{number of devices: (mesh, objective, step, state after three steps, each step's terms)}."""
+  results, fresh = {}, None
+  for devices in (1, 4):
+    mesh, model, step = with_all_methods(devices)
+    if fresh is None:
+      fresh = jax.device_get(train_step.init_state(model, TRANSFORM, 0, mesh))
+    state = jax.device_put(fresh, mesh_lib.replicated(mesh))
+    terms = []
+    for _ in range(3):
+      state, outputs = step(state, mesh_lib.put_batch(batch(), mesh))
+      terms.append(jax.device_get(outputs["sums"]))
+    results[devices] = mesh, model, step, state, terms
+  return results
+
+
+def test_all_methods_train_alike_on_one_device_and_on_four(trained):
+  # Of one state, the same sums in another order. From then on round-off may decide which points are
+  # the most uncertain ones, and where a mask logit is above 0.
+  tolerances = (1e-6, 1e-3, 1e-3)
+  for terms, others, tolerance in zip(trained[1][-1], trained[4][-1], tolerances, strict=True):
+    for name in ("loss", "loss_class", "loss_mask", "loss_dice"):
+      np.testing.assert_allclose(others[name], terms[name], rtol=tolerance)
+    assert terms["invalid_matches"] == terms["skipped_steps"] == 0
+
+
+def test_counts_of_matches_are_of_all_predictions_on_any_number_of_devices(trained):
+  """Three steps of three predictions; there are queries for every column."""
+  present = np.array([(batch()["classes"] == c).sum() for c in range(NUM_CLASSES)])
+  expected = 3 * 3 * present * np.array(ALL_METHODS.queries_per_class)
+  for devices in (1, 4):
+    counts = trained[devices][3].stats["seesaw_counts"]
+    np.testing.assert_array_equal(counts[:NUM_CLASSES], expected)
+
+
+def test_steps_with_other_mask_probabilities_and_batches_compile_once(trained):
+  starts, ends = (0, 1), (2, 3)  # of the four steps
+  probabilities = [eomt.mask_probabilities(step, starts, ends) for step in range(4)]
+  assert len({tuple(map(float, p)) for p in probabilities}) == 4
+  for mesh, _, step, state, _ in trained.values():
+    state = jax.tree.map(jnp.copy, state)  # The step donates it.
+    state, outputs = step(state, mesh_lib.put_batch(empty_batch(), mesh))
+    terms = jax.device_get(outputs["sums"])
+    assert terms["loss_mask"] == terms["loss_dice"] == 0 and terms["skipped_steps"] == 0
+    assert int(state.step) == 4 and step._cache_size() == 1
+
+
+def test_a_resumed_training_continues_with_the_same_bits(trained, tmp_path):
+  """In the middle of the annealing, with the counts of the Seesaw loss."""
+  mesh, model, step, state, _ = trained[4]
+  with checkpoint.Checkpoints(tmp_path / "checkpoints") as saved:
+    saved.save(3, state, {"position": 3}, miou=0.5)
+    saved.wait()
+    resumed, _ = saved.restore(train_step.abstract_state(model, TRANSFORM, mesh), {"position": 0})
+  state = jax.tree.map(jnp.copy, state)
+  data = mesh_lib.put_batch(batch(), mesh)
+  # One after the other: virtual devices may wait long for each other in two programs at a time.
+  for _ in range(2):
+    state, _ = jax.block_until_ready(step(state, data))
+  for _ in range(2):
+    resumed, _ = jax.block_until_ready(step(resumed, data))
+  assert int(resumed.step) == 5 and resumed.stats["seesaw_counts"].sum() > 0
+  jax.tree.map(np.testing.assert_array_equal, resumed, state)
+
+
+def test_the_masks_of_a_step_follow_from_its_number_alone():
+  """Two losses of one state and one key differ where their probabilities do, in one program."""
+  mesh = mesh_lib.data_mesh(jax.devices()[:1])
+  model = eomt.objective(config_of(), loss_of(steps=40), mesh)
+  params, stats = jax.jit(model.init)(jax.random.key(0))
+  params["q"]["embedding"] *= 3  # as many positive mask logits as negative ones
+  data = batch(2)
+  data["image"] = architectures.normalize(data["image"])
+  loss = jax.jit(lambda step: model.loss(params, stats, data, jax.random.key(1), step)[0])
+  first, second, late, end = (float(loss(jnp.int32(step))) for step in (0, 15, 30, 39))
+  assert late == end  # no masks from step 30 on
+  assert len({first, second, end}) == 3
+  assert loss._cache_size() == 1
+
+
+def test_a_frozen_encoder_stays_as_it_is_and_has_no_optimizer_state():
+  mesh = mesh_lib.data_mesh(jax.devices()[:1])
+  config = common.get_config()
+  names = {"model.name": "eomt", "model.backbone": "dinov2_mini", "model.freeze_backbone": True}
+  sizes = {"data.crop_size": 64, "model.num_queries": NUM_QUERIES, "model.max_targets": 4}
+  config.update_from_flattened_dict(names | sizes | {"loss.num_points": 64, "train.steps": 4})
+  model = build.build_objective(config, num_classes=NUM_CLASSES, ignore_label=255, mesh=mesh)
+  transform = optax.adamw(1e-3)
+  state = train_step.init_state(model, transform, 0, mesh)
+  before = jax.tree.map(jnp.copy, state.params)  # The step donates its state.
+  step = train_step.make_train_step(model, transform, mesh, **OPTIONS)
+  state, outputs = step(state, mesh_lib.put_batch(batch(), mesh))
+  assert outputs["sums"]["skipped_steps"] == 0
+  backbone = before.pop("backbone")
+  jax.tree.map(np.testing.assert_array_equal, state.params["backbone"], backbone)
+  for path, leaf in trees.flatten(before).items():
+    assert (trees.flatten(state.params)[path] != leaf).any(), path
+  assert not any("backbone" in str(path) for path, _ in jax.tree.leaves_with_path(state.opt_state))
+
+
+@pytest.mark.parametrize(
+  "name", ["class_balanced", "balanced_softmax", "logit_adjustment", "focal"]
+)
+def test_balanced_losses_train_the_classes(name):
+  """A step along the gradient of the class head makes the loss smaller."""
+  mesh = mesh_lib.data_mesh(jax.devices()[:1])
+  class_loss = recipes.class_loss(name, counts=np.array([90, 30, 10, 4, 1]))
+  annealing = dict(mask_annealing_starts=(0.0,), mask_annealing_ends=(0.0,))
+  model = eomt.objective(config_of(num_blocks=1), loss_of(class_loss=class_loss, **annealing), mesh)
+  params, stats = recipes_weights(model)
+  data = batch(2)
+  data["image"] = architectures.normalize(data["image"])
+
+  @jax.jit
+  def loss_and_gradient(class_head):
+    def loss(class_head):
+      trained = params | {"class_head": class_head}
+      return model.loss(trained, stats, data, jax.random.key(1), jnp.int32(0))[0]
+
+    return jax.value_and_grad(loss)(class_head)
+
+  loss, gradient = loss_and_gradient(params["class_head"])
+  moved = jax.tree.map(lambda p, g: p - 1e-2 * g, params["class_head"], gradient)
+  assert loss_and_gradient(moved)[0] < loss
+
+
+def recipes_weights(model):
+  """(params, stats) without compiling the initialisation."""
+  params, stats = jax.eval_shape(model.init, jax.random.key(0))
+  rng = np.random.default_rng(0)
+  draw = lambda leaf: (0.05 * rng.standard_normal(leaf.shape)).astype(leaf.dtype)  # noqa: E731
+  return jax.tree.map(draw, params), jax.tree.map(draw, stats)
+
+
+def test_every_parameter_decays_and_only_the_encoder_has_layers_above():
+  mesh = mesh_lib.data_mesh(jax.devices()[:1])
+  model = eomt.objective(config_of(), loss_of(), mesh)
+  paths = trees.flatten(jax.eval_shape(model.init, jax.random.key(0))[0])
+  assert all(map(model.decays, paths))
+  above = {path: model.layers_above(path) for path in paths}
+  for path, number in above.items():
+    if path.startswith("backbone/blocks/"):
+      assert number == 2 - int(path.split("/")[2])
+    elif path.startswith("backbone/norm/") or not path.startswith("backbone/"):
+      assert number == 0
+    else:
+      assert number == 2
+  assert {"q/embedding", "upscale/0/conv1/kernel", "backbone/pos_embed"} <= set(above)
+
+
+def test_a_seesaw_head_predicts_and_trains_with_its_loss_alone():
+  config = config_of(class_head="seesaw")
+  model = eomt.architecture(config)
+  assert model.input_side == 64
+  params, stats = jax.eval_shape(model.init, jax.random.key(0))
+  assert params["class_head"]["bias"].shape == (NUM_CLASSES + 2,)
+  prediction = jax.eval_shape(model.predict, params, stats, jnp.zeros((2, 64, 64, 3)))
+  assert prediction["class_scores"].shape == (2, NUM_QUERIES, NUM_CLASSES)
+  training = eomt.objective(config, loss_of(), mesh_lib.data_mesh(jax.devices()[:1]))
+  with pytest.raises(ValueError, match=r"class_head='seesaw'.*--config\.loss\.class_loss=seesaw"):
+    training.loss(params, stats, batch(2), jax.random.key(0), 0)
