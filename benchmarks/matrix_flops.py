@@ -30,9 +30,7 @@ def matrix_flops(jaxpr: core.Jaxpr, devices: int = 1) -> int:
       outputs = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
       total += 2 * equation.outvars[0].aval.size * math.prod(kernel) // outputs
     else:
-      bodies = [
-        matrix_flops(body, devices) for body in core.jaxprs_in_params(equation.params)
-      ]
+      bodies = [matrix_flops(body, devices) for body in core.jaxprs_in_params(equation.params)]
       times = devices if name in _PER_DEVICE else equation.params.get("length", 1)
       total += times * (max(bodies, default=0) if name == "cond" else sum(bodies))
   return total
