@@ -14,6 +14,7 @@ DEMO := runs/demo
 # Of the study, with their numbers of seeds: most for the baseline and the method named beforehand.
 MASK2FORMER_METHODS := baseline:5,frequency_matcher:5,rfs:3,copy_paste:3,seesaw:3,rfs+copy_paste+frequency_matcher:3
 DEEPLABV3PLUS_METHODS := baseline:5,rfs:5,copy_paste:3,seesaw:3,rfs+copy_paste:3
+EOMT_METHODS := baseline:3,frequency_matcher:3,seesaw:3
 # The newest of everything, on the newest of these Pythons that is there.
 NEWEST := .venv-newest
 NEWEST_PYTHON ?= $(shell for minor in 14 13 12 11; do \
@@ -23,7 +24,7 @@ AOT_TPU := .venv-aot-tpu
 AOT_GPU := .venv-aot-gpu
 
 .DEFAULT_GOAL := help
-.PHONY: help demo study study-mask2former study-deeplabv3plus test test-slow test-newest lint format \
+.PHONY: help demo study study-mask2former study-deeplabv3plus study-eomt test test-slow test-newest lint format \
   bench aot aot-all clean
 
 help:
@@ -46,8 +47,8 @@ demo: $(INSTALLED)
 	rm -rf $(DEMO)
 	$(RUN) main.py --config=configs/shapes_lt.py --workdir=$(DEMO)
 
-# Where a run of the first part failed, `make -k study` does the second all the same.
-study: study-mask2former study-deeplabv3plus
+# Where a run of one part failed, `make -k study` does the others all the same.
+study: study-mask2former study-deeplabv3plus study-eomt
 
 study-mask2former: $(INSTALLED)
 	$(RUN) -m ltss_jax.study --config=configs/shapes_lt.py:model=mask2former \
@@ -56,6 +57,9 @@ study-mask2former: $(INSTALLED)
 study-deeplabv3plus: $(INSTALLED)
 	$(RUN) -m ltss_jax.study --config=configs/shapes_lt.py:model=deeplabv3plus \
 	  --methods=$(DEEPLABV3PLUS_METHODS)
+
+study-eomt: $(INSTALLED)
+	$(RUN) -m ltss_jax.study --config=configs/shapes_lt.py:model=eomt --methods=$(EOMT_METHODS)
 
 test: $(INSTALLED)
 	$(RUN) -m pytest -n $(TEST_WORKERS) --dist worksteal -m "not slow" $(TESTS)

@@ -55,7 +55,7 @@ CONFIGS = {
   "dinov3_b": DinoConfig(12, 768, 12, rotary=True),
   "dinov3_l": DinoConfig(24, 1024, 16, rotary=True),
   # For CPUs and crops of 128 px, trained from random weights: no published encoder has this shape.
-  "vit_small": DinoConfig(6, 192, 3, rotary=False, patch=8),
+  "vit_small": DinoConfig(6, 128, 4, rotary=False, patch=8),
   # For tests.
   "dinov2_mini": DinoConfig(3, 32, 2, rotary=False),
   "dinov3_mini": DinoConfig(3, 32, 2, rotary=True),

@@ -7,8 +7,9 @@ import optax
 import pytest
 
 from configs import ade20k, common
-from ltss_jax import architectures, build, checkpoint, mesh as mesh_lib
+from ltss_jax import architectures, build, checkpoint, mesh as mesh_lib, optimizer
 from ltss_jax.architectures import eomt
+from ltss_jax.results import metrics
 from ltss_jax.training import train_step
 from ltss_jax.weights import trees
 from tests import recipes
@@ -251,3 +252,25 @@ def test_a_seesaw_head_predicts_and_trains_with_its_loss_alone():
   training = eomt.objective(config, loss_of(), mesh_lib.data_mesh(jax.devices()[:1]))
   with pytest.raises(ValueError, match=r"class_head='seesaw'.*--config\.loss\.class_loss=seesaw"):
     training.loss(params, stats, batch(2), jax.random.key(0), 0)
+
+
+@pytest.mark.slow
+def test_vit_small_overfits_eight_images():
+  """Seen: a mean IoU of 93 % after 20 updates, 97 % after 40, 98.5 % after 160."""
+  data, mesh = batch(), mesh_lib.data_mesh(jax.devices()[:1])
+  config = config_of("vit_small", num_queries=8)
+  loss = loss_of(num_points=256, class_weight=5.0, steps=60)
+  model, inference = eomt.objective(config, loss, mesh), eomt.architecture(config)
+  recipe = recipes.optimizer(
+    learning_rate=1e-3, backbone_multiplier=1.0, clip_norm=1.0, poly_power=0.0, warmup_steps=10
+  )
+  transform = optimizer.make_optimizer(recipe, model.decays, model.layers_above)
+  state = train_step.init_state(model, transform, 0, mesh)
+  step = train_step.make_train_step(model, transform, mesh, **OPTIONS)
+  for _ in range(loss.steps):
+    state, _ = step(state, mesh_lib.put_batch(data, mesh))
+  image = architectures.normalize(data["image"])
+  prediction = jax.jit(inference.predict)(state.params, state.stats, image)
+  scores = jax.vmap(lambda p: inference.score_blocks(p, (64, 64))(0, NUM_CLASSES))(prediction)
+  counts = metrics.confusion_matrix(data["label"], np.asarray(scores.argmax(-1)), NUM_CLASSES, 255)
+  assert metrics.segmentation_scores(counts).miou > 0.9
