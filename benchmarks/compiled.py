@@ -96,10 +96,17 @@ class Program:
       compiler does not know. A sum of which each device keeps a part counts as "reduce-scatter".
     """
     found: dict[str, Collectives] = {}
+    channels = set()
     for instruction, times in self._running(self._entry, into_fusions=True):
       kind = instruction.operation.removesuffix("-start")
       if kind not in _SENT:
         continue
+      # On a TPU one stands in the fusion that starts it, in those that compute while it goes on,
+      # and in the one that waits for it.
+      channel = re.search(r"channel_id=\d+", instruction.rest)
+      if channel and channel[0] in channels:
+        continue
+      channels.add(channel and channel[0])
       size, group = _array_bytes(instruction.shape), _group_size(instruction.rest, devices)
       if kind != instruction.operation:  # beside the result its tuple has the operands
         size *= {"all-gather": group / (group + 1), "all-reduce": 1}.get(kind, 0.5)
@@ -170,6 +177,10 @@ def _group_size(rest: str, devices: int) -> int:
   """How many devices exchange among each other."""
   listed = re.search(r"replica_groups=\{\{([\d,]+)\}", rest)
   counted = re.search(r"replica_groups=\[\d+,(\d+)\]", rest)
+  axes = re.search(r"replica_groups=mesh\[(.*?)\] *\{(.*?)\}", rest)
   if listed:
     return listed[1].count(",") + 1
+  if axes:
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", axes[1]))
+    return math.prod(int(sizes[name]) for name in re.findall(r"'(\w+)'", axes[2]))
   return int(counted[1]) if counted else devices
