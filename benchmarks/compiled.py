@@ -20,7 +20,8 @@ _STILL = frozenset(
   "parameter constant tuple get-tuple-element bitcast after-all partition-id replica-id iota while"
   " conditional call async-start async-done".split()
 )
-_ARRAY = re.compile(r"\b(pred|bf16|[sfuc]\d+)\w*\[([\d,]*)\]")
+_ARRAY = re.compile(r"\b(pred|bf16|[sfuc]\d+)\w*\[([\d,]*)\](\{[^}]*\})?")
+_ON_CHIP = re.compile(r"\bS\(\d+\)")  # in a layout: a TPU's memory beside its main one
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 _INSTRUCTION = re.compile(r"^ *(?:ROOT )?(%?[\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
 _CALLED = re.compile(r"\b(?:(?:body|calls|to_apply)=(%?[\w.\-]+)|branch_computations=\{([^}]*)\})")
@@ -123,9 +124,9 @@ class Program:
   def memory_bytes(self) -> int:
     """Bytes that a device reads and writes, each operation its operands and its result once.
 
-    What stays in a cache is not taken off. The body of a loop counts as often as it runs, once
-    where the compiler does not know. Operations that take or fill a part of an array, as loops do,
-    are left out: how much of it they touch is not in the text.
+    What stays in a GPU's cache is not taken off. The body of a loop counts as often as it runs,
+    once where the compiler does not know. Operations that take or fill a part of an array, as loops
+    do, are left out: how much of it they touch is not in the text.
     """
     shapes = {
       instruction.name: instruction.shape
@@ -140,7 +141,7 @@ class Program:
         continue
       operands = _names(instruction.rest.partition(")")[0])
       arrays = [instruction.shape, *(shapes.get(f"%{name}", "") for name in operands)]
-      total += times * sum(map(_array_bytes, arrays))
+      total += times * sum(_array_bytes(array, main_memory=True) for array in arrays)
     return total
 
   def _takes_a_part(self, instruction: Instruction) -> bool:
@@ -164,10 +165,12 @@ def _names(text: str) -> list[str]:
   return [name.split()[-1].lstrip("%") for name in text.split(", ") if name.strip()]
 
 
-def _array_bytes(shape: str) -> int:
-  """Bytes of an array or of all arrays of a tuple."""
+def _array_bytes(shape: str, main_memory: bool = False) -> int:
+  """Bytes of an array or of all arrays of a tuple; where asked for, without those on the chip."""
   total = 0
-  for dtype, sides in _ARRAY.findall(shape):
+  for dtype, sides, layout in _ARRAY.findall(shape):
+    if main_memory and _ON_CHIP.search(layout):
+      continue
     bits = 8 if dtype == "pred" else int(re.sub(r"\D", "", dtype))
     total += math.prod(map(int, filter(None, sides.split(",")))) * bits // 8
   return total

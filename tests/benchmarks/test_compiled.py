@@ -45,32 +45,75 @@ def test_bytes_that_a_device_sends(function, expected):
   assert traffic(function, (16, 2**16)) == expected
 
 
-# Lines as the TPU's compiler writes them; 2 groups of 2 devices, then all 4.
+# Lines as the TPU's compiler writes them, shortened.
 TPU_PROGRAM = """\
 HloModule step
 
 %add (a: f32[], b: f32[]) -> f32[] {
-  ROOT %sum = f32[]{:T(128)} add(f32[]{:T(128)} %a, f32[]{:T(128)} %b)
+  ROOT %sum = f32[]{:T(128)} add(%a, %b)
 }
 
 %all-reduce-scatter.1 (p: f32[1024,256]) -> f32[256,256] {
   %all-reduce.3 = f32[1024,256]{1,0:T(8,128)} all-reduce(%p), \
-    replica_groups=[1,4]<=[4], to_apply=%add
-  ROOT %slice = f32[256,256]{1,0:T(8,128)} dynamic-slice(%all-reduce.3, %i, %j)
+replica_groups=[1,4]<=[4], to_apply=%add
+  ROOT %slice = f32[256,256]{1,0:T(8,128)} slice(%all-reduce.3)
 }
 
-ENTRY %main (w: bf16[512,256]) -> f32[256,256] {
-  %start = (bf16[512,256]{1,0:T(8,128)(2,1)}, bf16[1024,256]{1,0}) all-gather-start(%w), \
-    replica_groups={{0,1},{2,3}}
-  %done = bf16[1024,256]{1,0} all-gather-done(%start)
+%begins (p: bf16[512,256]) -> (bf16[512,256], bf16[1024,256]) {
+  %all-gather.1 = bf16[1024,256]{1,0} all-gather(%p), channel_id=2, \
+replica_groups=mesh['axis_0'=2,'axis_1'=2] {'axis_1'}, dimensions={0}
+  ROOT %custom-call.1 = (bf16[512,256]{1,0:S(1)}, bf16[1024,256]{1,0}) custom-call(%all-gather.1)
+}
+
+%computes (p: bf16[512,256]) -> bf16[1024,256] {
+  ROOT %all-gather.2 = bf16[1024,256]{1,0} all-gather(%p), channel_id=2, \
+replica_groups=mesh['axis_0'=2,'axis_1'=2] {'axis_1'}, dimensions={0}
+}
+
+ENTRY %main (w: bf16[512,256], grad: f32[1024,256]) -> f32[256,256] {
+  %w = bf16[512,256]{1,0:T(8,128)(2,1)} parameter(0)
+  %grad = f32[1024,256]{1,0:T(8,128)} parameter(1)
+  %start = (bf16[512,256]{1,0:S(1)}, bf16[1024,256]{1,0}) fusion(%w), kind=kCustom, calls=%begins
+  %step = bf16[1024,256]{1,0} fusion(%w), kind=kCustom, calls=%computes
+  %sent = (f32[64]{0}, f32[64]{0}, u32[]{:S(2)}, u32[]{:S(2)}) \
+collective-permute-start(%grad), channel_id=3, source_target_pairs={{0,3},{1,0}}
+  %kept = f32[64]{0} collective-permute-done(%sent)
   ROOT %fusion = f32[256,256]{1,0} fusion(%grad), kind=kCustom, calls=%all-reduce-scatter.1
 }
 """
 
 
-def test_asynchronous_gathers_and_sums_that_are_scattered():
+def test_fused_and_asynchronous_operations_of_a_tpu():
   found = Program(TPU_PROGRAM).collectives(4)
-  assert found == {
-    "all-gather": Collectives(1, 1024 * 256 * 2 / 2),
-    "reduce-scatter": Collectives(1, 1024 * 256 * 4 * 3 / 4),
-  }
+  assert found["all-gather"] == Collectives(1, 1024 * 256 * 2 / 2)
+  assert found["reduce-scatter"] == Collectives(1, 1024 * 256 * 4 * 3 / 4)
+  assert found["collective-permute"].count == 1
+  assert found["collective-permute"].sent == pytest.approx(64 * 4, abs=4)  # and its two flags
+  assert len(found) == 3
+
+
+def test_bytes_of_the_main_memory():
+  read = """\
+%half (p: f32[8,8]) -> f32[4,8] {
+  ROOT %dynamic-slice.1 = f32[4,8]{1,0} dynamic-slice(%p, %i, %j), dynamic_slice_sizes={4,8}
+}
+
+%add (a: f32[8,8]) -> f32[8,8] {
+  ROOT %sum = f32[8,8]{1,0} add(%a, %a)
+}
+
+%body (p: f32[8,8]) -> f32[8,8] {
+  ROOT %sine = f32[8,8]{1,0} sine(%p)
+}
+
+ENTRY %main (x: f32[8,8], w: bf16[8,8]) -> f32[4,8] {
+  %x = f32[8,8]{1,0:T(8,128)} parameter(0)
+  %w = bf16[8,8]{1,0:T(8,128)} parameter(1)
+  %fast = f32[8,8]{1,0:T(8,128)S(1)} fusion(%x, %w), kind=kLoop, calls=%add
+  %loop = f32[8,8]{1,0} while(%fast), body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  ROOT %part = f32[4,8]{1,0} fusion(%loop), kind=kLoop, calls=%half
+}
+"""
+  # The first fusion reads both arguments and writes on the chip; three sines, of what is not known
+  # by name, write; the slice is left out.
+  assert Program(read).memory_bytes() == (256 + 128) + 3 * 256
