@@ -22,10 +22,13 @@ NEWEST_PYTHON ?= $(shell for minor in 14 13 12 11; do \
 # Compilers for accelerators that are not there, each in an environment of its own.
 AOT_TPU := .venv-aot-tpu
 AOT_GPU := .venv-aot-gpu
+TRAIN_STEP := -m benchmarks.aot_train_step
+EOMT_L := configs/ade20k.py:model=eomt,backbone=dinov3_l
+EOMT_G := configs/ade20k.py:model=eomt,backbone=dinov2_g
 
 .DEFAULT_GOAL := help
 .PHONY: help demo study study-mask2former study-deeplabv3plus study-eomt test test-slow test-newest lint format \
-  bench aot aot-all clean
+  bench aot aot-eomt aot-all clean
 
 help:
 	@echo "Times are of two CPU cores, without the first installation (about a minute and a half)."
@@ -99,6 +102,19 @@ aot: $(AOT_TPU)/.installed $(AOT_GPU)/.installed
 	$(AOT_TPU)/bin/python -m benchmarks.aot_train_step --target=v5e --config=configs/coco_stuff_lt.py
 	$(AOT_GPU)/bin/python -m benchmarks.aot_train_step --target=h100 --config=configs/coco_stuff_lt.py \
 	  --config.batch_size=4
+
+# The machine code of each takes a quarter of an hour or more.
+aot-eomt: $(AOT_TPU)/.installed $(AOT_GPU)/.installed
+	$(AOT_TPU)/bin/python $(TRAIN_STEP) --target=v5e --config=$(EOMT_L) --config.mesh.fsdp=4 \
+	  --config.model.remat=True
+	$(AOT_TPU)/bin/python $(TRAIN_STEP) --target=v6e --config=$(EOMT_L) --config.mesh.fsdp=4
+	$(AOT_TPU)/bin/python $(TRAIN_STEP) --target=v5e --config=$(EOMT_L) \
+	  --config.model.freeze_backbone=True
+	$(AOT_TPU)/bin/python $(TRAIN_STEP) --target=v5e:16x16 --config=$(EOMT_L) --config.mesh.fsdp=16 \
+	  --config.batch_size=256
+	$(AOT_TPU)/bin/python $(TRAIN_STEP) --target=v5e:4x4 --config=$(EOMT_G) --config.mesh.fsdp=16 \
+	  --config.model.remat=True
+	$(AOT_GPU)/bin/python $(TRAIN_STEP) --target=h100 --config=$(EOMT_L)
 
 aot-all: aot
 	for target in v4 v5p v6e tpu7x; do \
