@@ -131,7 +131,11 @@ FIELDS = {
     "num_queries": Field(100, COUNT),  # mask and class predictions an image
     "class_head": Field("softmax", ("softmax", "seesaw")),  # "seesaw": separate objectness logits
     "max_targets": Field(64, COUNT),  # classes of one crop that training makes masks of
-    "num_blocks": Field(3, COUNT),  # eomt only: last blocks of the encoder, which carry queries
+    # eomt only, the next two.
+    "num_blocks": Field(3, COUNT),  # last blocks of the encoder, which carry queries
+    # Train the blocks in front of them as one loop: a deep encoder compiles in a fraction of the
+    # time, and each step copies its weights once.
+    "scan_blocks": False,
     # mask2former only, from here on.
     "channels": Field(256, COUNT),  # width of both decoders
     "encoder_layers": Field(6, COUNT),  # of the pixel decoder

@@ -184,7 +184,7 @@ MODELS = {
   ),
   "eomt": Model(
     recipe=_eomt,
-    fields=("num_queries", "num_blocks", "class_head", "max_targets"),
+    fields=("num_queries", "num_blocks", "scan_blocks", "class_head", "max_targets"),
     backbones=("dinov2_", "dinov3_", "vit_small"),
     methods=_OF_QUERIES | {"optimizer.layer_decay": 1.0},
     instead={"resnet50": "dinov2_l", "resnet_small": "vit_small"},

@@ -53,6 +53,7 @@ def _dinov2(name: str, num_blocks: int = 3) -> Callable[[ml_collections.ConfigDi
   def overwrite(config: ml_collections.ConfigDict) -> None:
     config.model.backbone = name
     config.model.num_blocks = num_blocks
+    config.model.scan_blocks = True
     config.optimizer.layer_decay = 0.8
     config.optimizer.warmup_steps = 500
     config.optimizer.backbone_warmup_steps = 1_000
@@ -67,6 +68,7 @@ def _dinov3(name: str, num_blocks: int = 3) -> Callable[[ml_collections.ConfigDi
   def overwrite(config: ml_collections.ConfigDict) -> None:
     config.model.backbone = name
     config.model.num_blocks = num_blocks
+    config.model.scan_blocks = True
     config.optimizer.learning_rate = 2e-4
     config.optimizer.warmup_steps = 2_000
     config.optimizer.backbone_warmup_steps = 3_000

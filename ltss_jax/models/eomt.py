@@ -32,6 +32,7 @@ class EomtConfig:
     class_head: a key of `mask2former.CLASS_HEADS`.
     dtype: compute dtype; the tokens' residual stream and all logits are float32.
     remat: recompute blocks and predictions in the backward pass.
+    scan_blocks: in training, run the blocks in front of the queries as one loop.
   """
 
   num_classes: int
@@ -42,6 +43,7 @@ class EomtConfig:
   class_head: str
   dtype: str
   remat: bool
+  scan_blocks: bool
 
 
 class Predictions(NamedTuple):
@@ -145,17 +147,15 @@ class Eomt(nnx.Module):
     rotation = self.backbone.rotation(image, rngs if train and not frozen else None)
     x = self.backbone.embed(image)
     predictions = []
-    for i, block in enumerate(self.backbone.blocks):
+    x = self._run_free(self.backbone.blocks[:num_free], x, rotation, train)
+    queries = jnp.broadcast_to(self.q.embedding[...], (x.shape[0], *self.q.embedding.shape))
+    x = jnp.concatenate([queries, x], axis=1)  # [B, Q + prefix + N, C]
+    for i, block in enumerate(self.backbone.blocks[num_free:]):
       mask = None
-      if i == num_free:
-        queries = jnp.broadcast_to(self.q.embedding[...], (x.shape[0], *self.q.embedding.shape))
-        x = jnp.concatenate([queries, x], axis=1)  # [B, Q + prefix + N, C]
-      if i >= num_free and not is_final_only:
+      if not is_final_only:
         predictions.append(self._predict(x))
         if mask_probabilities is not None:
-          mask = self._attention_mask(
-            predictions[-1][1], mask_probabilities[i - num_free], x.shape[1], rngs
-          )
+          mask = self._attention_mask(predictions[-1][1], mask_probabilities[i], x.shape[1], rngs)
       x = self._run(lambda block, x, mask: block(x, mask, rotation), block, x, mask)
     predictions.append(self._predict(x))
     return Predictions(*(jnp.stack(part) for part in zip(*predictions, strict=True)))
@@ -163,6 +163,22 @@ class Eomt(nnx.Module):
   def _run(self, function, module: nnx.Module, *inputs):
     """function(module, *inputs); with remat the backward pass computes its insides anew."""
     return (nnx.remat(function) if self.config.remat else function)(module, *inputs)
+
+  def _run_free(
+    self, blocks: list[nnx.Module], x: jax.Array, rotation: dino.Rotation | None, train: bool
+  ) -> jax.Array:
+    """The blocks in front of the queries; as a loop they are compiled once, not one by one."""
+    if not (train and self.config.scan_blocks and blocks):
+      for block in blocks:
+        x = self._run(lambda block, x: block(x, None, rotation), block, x)
+      return x
+    graphdef, _ = nnx.split(blocks[0])
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[nnx.state(b) for b in blocks])
+
+    def body(x, state):
+      return nnx.merge(graphdef, state)(x, None, rotation), None
+
+    return jax.lax.scan(jax.checkpoint(body) if self.config.remat else body, x, stacked)[0]
 
   def _predict(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Tokens [B, Q + prefix + N, C] -> class logits [B, Q, outputs], mask logits [B, h, w, Q]."""

@@ -38,6 +38,7 @@ _NOT_SCORING = ("every_steps", "batch_size", "save_json", "step")
 _NOT_OF_WEIGHTS = (
   "dtype",
   "remat",
+  "scan_blocks",
   "freeze_backbone",
   "drop_path",
   "max_targets",

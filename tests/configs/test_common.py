@@ -202,6 +202,7 @@ def test_a_data_set_changes_the_recipe_as_the_release_does(name, model):
 EOMT = {
   "model.name": "eomt",
   "optimizer.backbone_multiplier": 1.0,
+  "model.scan_blocks": True,
   "optimizer.schedule": "two_stage",
   "eval.max_size": 100_000,
   "eval.scales_max_size": 100_000,

@@ -129,6 +129,7 @@ UNCHECKED = {
   "model.freeze_backbone": False,
   "model.pixel_head": False,
   "model.remat": False,
+  "model.scan_blocks": False,
   "predict.save_json": False,
   "predict.save_scores": False,
   "predict.save_summary": False,

@@ -47,6 +47,7 @@ def model_of(kind):
       class_head="softmax",
       dtype="float32",
       remat=False,
+      scan_blocks=True,
     )
   )
 

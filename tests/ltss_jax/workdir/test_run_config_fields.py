@@ -32,7 +32,7 @@ FREE_TO_CHANGE = {
 # is that of predictions; recomputing and the implementations of an operation give the same numbers
 # up to rounding (tested where they are); the others act in training alone.
 SAME_PREDICTIONS = {
-  *("model.dtype", "model.remat", "model.deformable_attention"),
+  *("model.dtype", "model.remat", "model.scan_blocks", "model.deformable_attention"),
   *("model.drop_path", "model.freeze_backbone", "model.pixel_head", "model.aspp_dropout"),
 }
 # Of the fields below `eval`, those that no score depends on.
