@@ -41,6 +41,7 @@ help:
 	@echo "make format            format the code"
 	@echo "make bench     11 min  time the hot paths, side by side with alternatives (17 min where torch is)"
 	@echo "make aot       11 min  compile kernels and training step for TPU v5e and H100, which need not be there"
+	@echo "make aot-eomt          training steps of EoMT-L and -g for slices of TPUs and an H100"
 	@echo "make aot-all   30 min  the kernels for TPU v4, v5p, v6e and TPU7x as well"
 	@echo "make clean             remove .venv*, caches and the demo's run; data and other runs stay"
 	@echo "The first of them installs the requirements into .venv (Python 3.11 or newer: PYTHON=...)."
@@ -103,7 +104,7 @@ aot: $(AOT_TPU)/.installed $(AOT_GPU)/.installed
 	$(AOT_GPU)/bin/python -m benchmarks.aot_train_step --target=h100 --config=configs/coco_stuff_lt.py \
 	  --config.batch_size=4
 
-# The machine code of each takes a quarter of an hour or more.
+# EoMT-L for v5e was not through after 16 minutes of processor time.
 aot-eomt: $(AOT_TPU)/.installed $(AOT_GPU)/.installed
 	$(AOT_TPU)/bin/python $(TRAIN_STEP) --target=v5e --config=$(EOMT_L) --config.mesh.fsdp=4 \
 	  --config.model.remat=True
