@@ -8,16 +8,13 @@ weights, both on all cores.
 """
 
 import os
-import statistics
-import time
-from collections.abc import Callable
 
 import jax
 import numpy as np
 
+from benchmarks import side_by_side
 from configs import common
-from ltss_jax import architectures, build, mesh as mesh_lib, optimizer
-from ltss_jax.training import train_step
+from ltss_jax import architectures
 
 NUM_CLASSES, MAX_TARGETS, CLASSES_PER_IMAGE = 171, 8, 6
 REPETITIONS = 5
@@ -43,36 +40,15 @@ def example() -> dict[str, np.ndarray]:
   }
 
 
-def ours() -> tuple[Callable[[], None], Callable[[], None]]:
+def ours() -> side_by_side.Programs:
   """(forward, training step) of this project."""
-  mesh = mesh_lib.data_mesh()
   config = common.get_config()
   config.model.dtype, config.model.max_targets, config.train.steps = "float32", MAX_TARGETS, 1000
-  architecture = build.build_architecture(config, num_classes=NUM_CLASSES)
-  objective = build.build_objective(config, num_classes=NUM_CLASSES, ignore_label=255, mesh=mesh)
-  transform = optimizer.make_optimizer(
-    build.optimizer_config(config), objective.decays, objective.layers_above
-  )
-  state = train_step.init_state(objective, transform, 0, mesh)
-  step = train_step.make_train_step(
-    objective, transform, mesh, seed=0, log_every_steps=100, max_nonfinite_steps=0
-  )
   image = jax.random.normal(jax.random.key(0), (1, 512, 512, 3))
-  forward = jax.jit(architecture.predict)
-  batch = mesh_lib.put_batch(example(), mesh)
-
-  def run_forward():
-    jax.block_until_ready(forward(state.params, state.stats, image))
-
-  def run_step():
-    nonlocal state
-    state, metrics = step(state, batch)
-    jax.block_until_ready(metrics)
-
-  return run_forward, run_step
+  return side_by_side.ours(config, NUM_CLASSES, image, example())
 
 
-def theirs() -> tuple[Callable[[], None], Callable[[], None]]:
+def theirs() -> side_by_side.Programs:
   """(forward, training step) of the transformers package."""
   import torch
   import transformers
@@ -89,12 +65,7 @@ def theirs() -> tuple[Callable[[], None], Callable[[], None]]:
   pixels = torch.from_numpy(
     np.asarray(architectures.normalize(batch["image"])).transpose(0, 3, 1, 2).copy()
   )
-  present = [np.unique(label) for label in batch["label"]]
-  masks = [
-    torch.from_numpy((label[None] == classes[:, None, None]).astype(np.float32))
-    for label, classes in zip(batch["label"], present, strict=True)
-  ]
-  classes = [torch.from_numpy(c.astype(np.int64)) for c in present]
+  targets = side_by_side.targets_in_torch(batch)
   image = torch.randn((1, 3, 512, 512))
 
   def run_forward():
@@ -107,7 +78,7 @@ def theirs() -> tuple[Callable[[], None], Callable[[], None]]:
     for module in model.modules():  # Frozen here too.
       if isinstance(module, torch.nn.BatchNorm2d):
         module.eval()
-    model(pixels, mask_labels=masks, class_labels=classes).loss.backward()
+    model(pixels, **targets).loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 0.01)
     update.step()
     update.zero_grad()
@@ -115,28 +86,10 @@ def theirs() -> tuple[Callable[[], None], Callable[[], None]]:
   return run_forward, run_step
 
 
-def _seconds(function: Callable[[], None]) -> float:
-  start = time.perf_counter()
-  function()
-  return time.perf_counter() - start
-
-
 def main() -> None:
-  """Prints times and ratios; says what is missing where the packages are not installed."""
-  try:
-    pairs = zip(ours(), theirs(), strict=True)
-  except ModuleNotFoundError as error:
-    print(
-      f"not compared with transformers, which needs {error.name}: pip install torch transformers"
-    )
-    return
-  titles = ("Mask2Former R50, forward 1 x 512 x 512", "training step 2 x 256 x 256")
-  for title, (mine, other) in zip(titles, pairs, strict=True):
-    mine(), other()
-    times = [(_seconds(mine), _seconds(other)) for _ in range(REPETITIONS)]
-    here, there = (statistics.median(column) for column in zip(*times, strict=True))
-    ratio = statistics.median(a / b for a, b in times)
-    print(f"{title}: {here:.2f} s, transformers on torch: {there:.2f} s, ratio {ratio:.2f}")
+  """Prints times and ratios."""
+  titles = "Mask2Former R50, forward 1 x 512 x 512", "training step 2 x 256 x 256"
+  side_by_side.compare(titles, ours, theirs, REPETITIONS)
 
 
 if __name__ == "__main__":

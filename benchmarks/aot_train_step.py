@@ -1,17 +1,25 @@
-"""Compiles a complete training step for chips that are not there: does it fit, what does it move?
+r"""Compiles a complete training step for chips that are not there: does it fit, what bounds it?
 
 python -m benchmarks.aot_train_step --target=v5e --config=configs/coco_stuff_lt.py
+python -m benchmarks.aot_train_step --target=v5e:16x16 \
+  --config=configs/ade20k.py:model=eomt,backbone=dinov3_l --config.batch_size=256 \
+  --config.mesh.fsdp=16
 python -m benchmarks.aot_train_step --target=h100 --config=configs/ade20k.py:backbone=swin_t
 
-compile the recipe of any config file with its variants, its batch divided over the smallest named
-slice of the TPU (four chips) or given to one H100, and print the memory that each device needs. The
-first takes three minutes on two CPU cores. For a GPU, Mask2Former is matched by `optax`, as a host
-callback cannot be compiled for one that is absent. Environments as for `python -m
-kernels.ms_deform_attn.aot`, with this project's requirements beside: `make aot` makes them. Fails
-where the step moves anything but sums between devices, or Mask2Former's misses a kernel.
+compile the recipe of any config file with its variants, its batch divided over a slice of TPUs (the
+smallest named one, four chips, where none is given) or given to one H100, and print: the memory
+that each device needs; what it sends to others, by kind of operation; the operations of its matrix
+products, the bytes that its memory moves, and how long each of these takes at the chip's peak. The
+longest bounds the step: a lower bound of its time, which nobody measured. For a GPU, masks are
+matched by `optax`, as a host callback cannot be compiled for one that is absent. Environments as
+for `python -m kernels.ms_deform_attn.aot`, with this project's requirements beside: `make aot`
+makes them. Fails where the program does not fit, where the step moves anything but sums, and
+parameters of a shared state, between devices, or where Mask2Former's misses a kernel.
 """
 
+import re
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +27,9 @@ import ml_collections
 from absl import app, flags
 from ml_collections import config_flags
 
+from benchmarks import chips
+from benchmarks.compiled import Program
+from benchmarks.matrix_flops import matrix_flops
 from configs import flags as config_parsing
 from input_pipeline import datasets
 from kernels.ms_deform_attn import aot_gpu, aot_tpu
@@ -27,14 +38,17 @@ from ltss_jax.training import run, train_step
 
 # What compiled programs call for a Pallas kernel, on a TPU and on a GPU.
 _KERNELS = ('"tpu_custom_call"', '"__gpu$xla.gpu.triton"')
-_MOVES = ("all-gather", "all-to-all", "collective-permute")
+# What a step may send: sums, and of a divided state the parameters that all need and the parts of
+# sums that each keeps, where TPUs pass chunks round while they compute.
+_SUMS = {"all-reduce"}
+_OF_STATE = {"all-gather", "reduce-scatter", "collective-permute"}
 # Matrix products by cuBLAS: without a card nothing is tuned, and what XLA takes untuned, its own
 # kernels, cannot be built for some resizes (on a card those candidates are dropped).
 _GPU_OPTIONS = {"xla_gpu_enable_triton_gemm": False}
 
 
-def lower(config: ml_collections.ConfigDict, devices) -> jax.stages.Lowered:
-  """Lowers the training step of a config for a mesh of these devices."""
+def trace(config: ml_collections.ConfigDict, devices) -> jax.stages.Traced:
+  """Traces the training step of a config for a mesh of these devices."""
   table = datasets.find_spec(config.data.name).class_table
   if table is not None:  # the data need not be there
     metadata, train_stats = table.metadata, table.train_stats
@@ -66,36 +80,83 @@ def lower(config: ml_collections.ConfigDict, devices) -> jax.stages.Lowered:
     name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=sharding)
     for name, (shape, dtype) in shapes.items()
   }
-  return step.lower(train_step.abstract_state(objective, transform, mesh), batch)
+  decay = config.optimizer.ema_decay
+  return step.trace(train_step.abstract_state(objective, transform, mesh, decay), batch)
 
 
 def main(_) -> None:
   """Compiles for one target and prints what comes out."""
-  target, config = flags.FLAGS.target, flags.FLAGS.config
-  if target == "h100":
+  config = flags.FLAGS.config
+  name, _, topology = flags.FLAGS.target.partition(":")
+  if name == "h100":
     devices, options = aot_gpu.topology().devices, _GPU_OPTIONS
-    config.loss.matcher = "optax"
+    topology, config.loss.matcher = "1x1x1", "optax"
+  elif name in aot_tpu.TOPOLOGIES:
+    topology = topology or aot_tpu.TOPOLOGIES[name].partition(":")[2]
+    devices, options = aot_tpu.topology(f"{name}:{topology}").devices, None
   else:
-    devices, options = aot_tpu.topology(target).devices, None
-  start = time.perf_counter()
-  compiled = lower(config, devices).compile(options)
-  seconds = time.perf_counter() - start
-  program, memory = compiled.as_text(), compiled.memory_analysis()
-  kernels = sum(program.count(name) for name in _KERNELS)
+    raise SystemExit(f"--target={name}: choose from {', '.join(aot_tpu.TOPOLOGIES)}, h100")
   print(
-    f"{config_parsing.config_argument()}, batch {config.batch_size}, {len(devices)} x {target}:"
-    f" compiled in {seconds:.0f} s"
+    f"{config_parsing.config_argument()}, batch {config.batch_size}, {name} {topology}, state over"
+    f" {config.mesh.fsdp}, remat {config.model.remat}, freeze_backbone"
+    f" {config.model.freeze_backbone}, grad_accumulation {config.train.grad_accumulation}",
+    flush=True,
   )
-  print(f"  arguments {memory.argument_size_in_bytes / 2**30:.2f} GiB of each device")
-  print(f"  temporaries {memory.temp_size_in_bytes / 2**30:.2f} GiB")
-  print(f"  {kernels} calls of kernels, {program.count('all-reduce(')} all-reduces")
-  moved = [move for move in _MOVES if move in program]
+  start = time.perf_counter()
+  traced = trace(config, devices)
+  flops = matrix_flops(traced.jaxpr.jaxpr, len(devices)) / len(devices)
+  try:
+    compiled = traced.lower().compile(options)
+  except jax.errors.JaxRuntimeError as error:  # More memory than there is, as a rule.
+    raise SystemExit(f"  does not compile: {_reason(error)}") from None
+  print(f"  compiled in {time.perf_counter() - start:.0f} s")
+  text = compiled.as_text()
+  program = Program(text)
+  sent = program.collectives(len(devices))
+  _print_memory(compiled.memory_analysis())
+  for kind, total in sent.items():
+    print(f"  {kind}: {total.count} times, {total.sent / 1e9:.3f} GB sent by each")
+  cost = compiled.cost_analysis() or {}
+  memory = cost.get("bytes accessed") or program.memory_bytes()
+  _print_bounds(name, topology, flops, memory, sum(total.sent for total in sent.values()))
+  kernels = sum(text.count(name) for name in _KERNELS)
+  print(f"  {kernels} calls of kernels")
+  moved = set(sent) - (_SUMS | _OF_STATE if config.mesh.fsdp > 1 else _SUMS)
   if moved or (config.model.name == "mask2former" and not kernels):
-    raise SystemExit(f"{target}: {kernels} kernels, operands moved by {moved}")
+    raise SystemExit(f"{name}: {kernels} kernels, operands moved by {sorted(moved)}")
+
+
+def _reason(error: jax.errors.JaxRuntimeError) -> str:
+  """What the compiler says of memory, else its first line."""
+  used = re.search(r"Used [\d.]+\w of [\d.]+\w \w+", str(error))
+  return used[0] if used else str(error).splitlines()[0]
+
+
+def _print_memory(memory: Any) -> None:
+  """The state is an argument, and its successor takes its place."""
+  parts = {
+    "arguments": memory.argument_size_in_bytes,
+    "temporaries": memory.temp_size_in_bytes,
+    "results in places of their own": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+  }
+  listed = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
+  print(f"  GiB of each device: {sum(parts.values()) / 2**30:.2f} ({listed})")
+
+
+def _print_bounds(name: str, topology: str, flops: float, memory: float, sent: float) -> None:
+  print(f"  each: {flops / 1e12:.2f} TFLOP of matrix products, {memory / 1e9:.1f} GB of memory")
+  if name not in chips.CHIPS:
+    return
+  times = chips.milliseconds(chips.CHIPS[name], topology, flops=flops, memory=memory, sent=sent)
+  listed = ", ".join(f"{what} {time:.1f}" for what, time in times.items())
+  longest = max(times, key=times.get)
+  share = 100 * times["matrix products"] / times[longest]
+  print(f"  ms at the chip's peaks: {listed}")
+  print(f"  bound by {longest}: at most {share:.0f} % of the peak of matrix products")
 
 
 if __name__ == "__main__":
   config_flags.DEFINE_config_file("config", None, "Config file and its variants.")
-  flags.DEFINE_enum("target", None, [*aot_tpu.TOPOLOGIES, "h100"], "Chip to compile for.")
+  flags.DEFINE_string("target", None, "Chip to compile for, or a slice of such: v5e:16x16.")
   flags.mark_flags_as_required(["config", "target"])
   app.run(main, flags_parser=config_parsing.parse_flags)

@@ -9,19 +9,16 @@ six classes.
 """
 
 import os
-import statistics
-import time
-from collections.abc import Callable
 
 import jax
 import numpy as np
 
+from benchmarks import side_by_side
 from configs import ade20k
-from ltss_jax import architectures, build, mesh as mesh_lib, optimizer
-from ltss_jax.training import train_step
+from ltss_jax import architectures
 
 NUM_CLASSES, MAX_TARGETS, CLASSES_PER_IMAGE = 150, 8, 6
-SIDE, BATCH = 224, 2
+SIDE, BATCH = 128, 2
 REPETITIONS = 9
 
 
@@ -41,37 +38,20 @@ def example() -> dict[str, np.ndarray]:
   }
 
 
-def ours() -> tuple[Callable[[], None], Callable[[], None]]:
+def image() -> jax.Array:
+  """Normalised images [B, S, S, 3] of the batch."""
+  return architectures.normalize(jax.numpy.asarray(example()["image"]))
+
+
+def ours() -> side_by_side.Programs:
   """(forward, training step) of this project."""
-  mesh = mesh_lib.data_mesh()
   config = ade20k.get_config("model=eomt,backbone=dinov2_s")
   config.model.dtype, config.model.max_targets = "float32", MAX_TARGETS
   config.data.crop_size, config.train.steps = SIDE, 1000
-  architecture = build.build_architecture(config, num_classes=NUM_CLASSES)
-  objective = build.build_objective(config, num_classes=NUM_CLASSES, ignore_label=255, mesh=mesh)
-  transform = optimizer.make_optimizer(
-    build.optimizer_config(config), objective.decays, objective.layers_above
-  )
-  state = train_step.init_state(objective, transform, 0, mesh)
-  step = train_step.make_train_step(
-    objective, transform, mesh, seed=0, log_every_steps=100, max_nonfinite_steps=0
-  )
-  forward = jax.jit(architecture.predict)
-  batch = mesh_lib.put_batch(example(), mesh)
-  image = architectures.normalize(batch["image"])
-
-  def run_forward():
-    jax.block_until_ready(forward(state.params, state.stats, image))
-
-  def run_step():
-    nonlocal state
-    state, metrics = step(state, batch)
-    jax.block_until_ready(metrics)
-
-  return run_forward, run_step
+  return side_by_side.ours(config, NUM_CLASSES, image(), example())
 
 
-def theirs() -> tuple[Callable[[], None], Callable[[], None]]:
+def theirs() -> side_by_side.Programs:
   """(forward, training step) of the transformers package."""
   import torch
   import transformers
@@ -89,26 +69,19 @@ def theirs() -> tuple[Callable[[], None], Callable[[], None]]:
   )
   model = transformers.EomtForUniversalSegmentation(config)
   update = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=0.05)
-  batch = example()
-  image = np.asarray(architectures.normalize(batch["image"])).transpose(0, 3, 1, 2)
-  image = torch.from_numpy(image.copy())
-  present = [row[row >= 0] for row in batch["classes"]]
-  masks = [
-    torch.from_numpy((label[None] == classes[:, None, None]).astype(np.float32))
-    for label, classes in zip(batch["label"], present, strict=True)
-  ]
-  classes = [torch.from_numpy(row.astype(np.int64)) for row in present]
+  pixels = torch.from_numpy(np.asarray(image()).transpose(0, 3, 1, 2).copy())
+  targets = side_by_side.targets_in_torch(example())
 
   def run_forward():
     model.eval()
     model.attn_mask_probs.fill_(0)  # It would predict in front of every block otherwise.
     with torch.no_grad():
-      model(image)
+      model(pixels)
 
   def run_step():
     model.train()
     model.attn_mask_probs.fill_(1)
-    model(image, mask_labels=masks, class_labels=classes).loss.backward()
+    model(pixels, **targets).loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 0.01)
     update.step()
     update.zero_grad()
@@ -116,33 +89,11 @@ def theirs() -> tuple[Callable[[], None], Callable[[], None]]:
   return run_forward, run_step
 
 
-def _seconds(function: Callable[[], None]) -> float:
-  start = time.perf_counter()
-  function()
-  return time.perf_counter() - start
-
-
 def main() -> None:
-  """Prints times and ratios; says what is missing where the packages are not installed."""
-  try:
-    pairs = zip(ours(), theirs(), strict=True)
-  except ModuleNotFoundError as error:
-    print(
-      f"not compared with transformers, which needs {error.name}: pip install torch transformers"
-    )
-    return
+  """Prints times and ratios."""
   size = f"{BATCH} x {SIDE} x {SIDE}"
-  titles = (f"EoMT DINOv2-S, forward {size}", f"training step {size}")
-  for title, (mine, other) in zip(titles, pairs, strict=True):
-    first, others_first = _seconds(mine), _seconds(other)
-    mine(), other()
-    times = [(_seconds(mine), _seconds(other)) for _ in range(REPETITIONS)]
-    here, there = (statistics.median(column) for column in zip(*times, strict=True))
-    ratio = statistics.median(a / b for a, b in times)
-    print(
-      f"{title}: {here:.2f} s, transformers on torch: {there:.2f} s, ratio {ratio:.2f}; the first"
-      f" one {first:.1f} s (compilation), there {others_first:.1f} s"
-    )
+  titles = f"EoMT DINOv2-S, forward {size}", f"EoMT DINOv2-S, training step {size}"
+  side_by_side.compare(titles, ours, theirs, REPETITIONS)
 
 
 if __name__ == "__main__":

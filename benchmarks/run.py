@@ -1,4 +1,4 @@
-"""Prints what the hot paths cost: `make bench`, two minutes on two CPU cores, five with torch.
+"""Prints what the hot paths cost: `make bench`, two minutes on two CPU cores, eight with torch.
 
 Times are medians over repetitions that alternate between the two candidates; read the ratios, not
 the milliseconds, on a machine that is shared.
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app
 
-from benchmarks import against_transformers, training
+from benchmarks import against_transformers, eomt, training
 from configs import shapes_lt
 from input_pipeline import pipeline, prepared, validation_batches
 from ltss_jax import build, console, dataset as dataset_lib, mesh as mesh_lib
@@ -155,6 +155,7 @@ def main(argv: list[str]) -> None:
   labels_and_counts_on_one_core()
   training_and_evaluation()
   against_transformers.main()
+  eomt.main()
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ Measured  seed 0, on a shared machine; rare, common, frequent by image and by pi
                          49.4 (10.7 26.5 67.4; 1.5 23.6 70.8) on one, which rounds otherwise
                          44.3 (4.9 12.7 65.3; 4.8 6.8 67.3) on two cores of another machine
           deeplabv3plus  48.2 (3.4 28.1 66.8; 3.4 25.1 67.8) on one
+          eomt           not run to its end; time and recipe are not measured either
 
-The command runs a small Mask2Former; `shapes_lt.py:model=deeplabv3plus` is a small DeepLabV3+.
-`method=` takes rfs, copy_paste, seesaw, frequency_matcher (not DeepLabV3+) and combinations
-(`method=rfs+copy_paste`); `make study` compares them.
+The command runs a small Mask2Former; `shapes_lt.py:model=deeplabv3plus` is a small DeepLabV3+,
+`model=eomt` a small EoMT. `method=` takes rfs, copy_paste, seesaw, frequency_matcher (not with
+DeepLabV3+) and combinations (`method=rfs+copy_paste`); `make study` compares them.
 
 Images vary around 128 to 192 px; they are trained near and tested at their native size. The network
 is small and starts from random weights.

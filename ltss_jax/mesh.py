@@ -141,14 +141,23 @@ def local_replica(tree: Any, mesh: Mesh) -> Any:
     mesh: mesh of all of this process's devices.
   """
   sharding = replicated(mesh)
+  leaves, structure = jax.tree.flatten(tree)
+  divided = [i for i, leaf in enumerate(leaves) if not leaf.is_fully_replicated]
+  if divided:
+    # On the devices: `device_put` would go by way of the host.
+    gather = jax.jit(_as_they_are, out_shardings=replicated(leaves[divided[0]].sharding.mesh))
+    for i, whole in zip(divided, gather([leaves[i] for i in divided]), strict=True):
+      leaves[i] = whole
 
   def local(x: jax.Array) -> jax.Array:
-    if not x.is_fully_replicated:
-      x = jax.device_put(x, replicated(x.sharding.mesh))
     shards = [shard.data for shard in x.addressable_shards]
     return jax.make_array_from_single_device_arrays(x.shape, sharding, shards)
 
-  return jax.tree.map(local, tree)
+  return jax.tree.unflatten(structure, map(local, leaves))
+
+
+def _as_they_are(arrays: list[jax.Array]) -> list[jax.Array]:
+  return arrays
 
 
 def sum_over_processes(counts: np.ndarray) -> np.ndarray:

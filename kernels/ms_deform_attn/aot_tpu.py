@@ -69,14 +69,14 @@ def topology(target: str, dump: str | None = None) -> topologies.TopologyDescrip
   """Describes the chips of a target; to be called once, before anything uses a device.
 
   Args:
-    target: a key of `TOPOLOGIES`.
+    target: a key of `TOPOLOGIES`, or a slice by its name, as "v5e:4x4".
     dump: folder into which the compiler writes its schedules.
   """
   os.environ.update(_ENVIRONMENT)
   if dump is not None:
     os.environ["LIBTPU_INIT_ARGS"] = f"--xla_jf_dump_to={dump} --xla_jf_dump_llo_text=true"
   jax.config.update("jax_platforms", "cpu")
-  return topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[target])
+  return topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES.get(target, target))
 
 
 def rows(target: str, specs: dict[str, ArgSpec]) -> Iterator[aot_programs.Row]:

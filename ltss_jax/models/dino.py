@@ -55,7 +55,7 @@ CONFIGS = {
   "dinov3_b": DinoConfig(12, 768, 12, rotary=True),
   "dinov3_l": DinoConfig(24, 1024, 16, rotary=True),
   # For CPUs and crops of 128 px, trained from random weights: no published encoder has this shape.
-  "vit_small": DinoConfig(6, 192, 3, rotary=False, patch=8),
+  "vit_small": DinoConfig(6, 128, 4, rotary=False, patch=8),
   # For tests.
   "dinov2_mini": DinoConfig(3, 32, 2, rotary=False),
   "dinov3_mini": DinoConfig(3, 32, 2, rotary=True),
@@ -105,12 +105,25 @@ def rotate(x: jax.Array, rotation: Rotation) -> jax.Array:
 def _attend(
   query: jax.Array, key: jax.Array, value: jax.Array, heads: int, mask, rotation
 ) -> jax.Array:
-  """Attention of [B, T, C]; mask is bool, broadcastable to [B, heads, T, T], True to look."""
+  """Softmax attention of [B, T, C] with float32 logits; True in the mask: to look.
+
+  Normalised after the product with the values: on CPUs it takes three quarters of the time of
+  `jax.nn.dot_product_attention`, with gradient two thirds. Each token looks at one or more others;
+  the mask is bool, broadcastable to [B, heads, T, T].
+  """
   query, key, value = (x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value))
   if rotation is not None:
     query, key = rotate(query, rotation), rotate(key, rotation)
-  x = jax.nn.dot_product_attention(query, key, value, mask=mask)
-  return x.reshape(*x.shape[:2], -1)
+  query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))  # [B, heads, T, D]
+  kw = dict(preferred_element_type=jnp.float32)
+  scale = query.shape[-1] ** -0.5
+  logits = jnp.einsum("bhtd,bhsd->bhts", scale * query, key, **kw)
+  if mask is not None:
+    logits = jnp.where(mask, logits, -jnp.inf)
+  weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+  x = jnp.einsum("bhts,bhsd->bhtd", weights.astype(value.dtype), value, **kw)
+  x = (x / weights.sum(-1, keepdims=True)).astype(value.dtype)
+  return x.swapaxes(1, 2).reshape(len(x), x.shape[2], -1)
 
 
 class Attention(nnx.Module):
@@ -169,7 +182,7 @@ class RotaryMlp(nnx.Module):
     self.down_proj = layers.Linear(4 * channels, channels, **kw)
 
   def __call__(self, x: jax.Array) -> jax.Array:
-    return self.down_proj(nnx.gelu(self.up_proj(x), approximate=False))
+    return self.down_proj(layers.gelu(self.up_proj(x)))
 
 
 class LayerScale(nnx.Module):

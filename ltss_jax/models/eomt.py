@@ -67,13 +67,15 @@ class Upscale(nnx.Module):
 
   def __call__(self, x: jax.Array) -> jax.Array:
     """[B, h, w, C] -> [B, 2 h, 2 w, C]."""
-    return self.norm(self.conv2(nnx.gelu(self.conv1(x), approximate=False)))
+    return self.norm(self.conv2(layers.gelu(self.conv1(x))))
 
 
 class DepthwiseConv3x3(nnx.Module):
   """One 3x3 kernel for each channel, padding 1, no bias.
 
-  A sum of nine shifted products: XLA's grouped convolutions take many times as long on CPUs.
+  Sums of shifted products: XLA's grouped convolutions take many times as long on CPUs. The products
+  of a column of the kernel are added before they are shifted, which takes two thirds of the time of
+  nine products that are shifted both ways.
   """
 
   def __init__(self, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
@@ -85,11 +87,9 @@ class DepthwiseConv3x3(nnx.Module):
     height, width = x.shape[1:3]
     kernel = self.kernel[...].astype(self.dtype)
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    return sum(
-      x[:, row : row + height, column : column + width] * kernel[row, column, 0]
-      for row in range(3)
-      for column in range(3)
-    )
+    of_row = lambda row, column: x[:, row : row + height] * kernel[row, column, 0]  # noqa: E731
+    columns = [sum(of_row(row, column) for row in range(3)) for column in range(3)]
+    return sum(part[:, :, i : i + width] for i, part in enumerate(columns))
 
 
 class Eomt(nnx.Module):
@@ -174,7 +174,7 @@ class Eomt(nnx.Module):
     class_logits = self.class_head(queries)
     embeddings = queries
     for i, layer in enumerate(self.mask_head):
-      embeddings = layer(embeddings if i == 0 else nnx.gelu(embeddings, approximate=False))
+      embeddings = layer(embeddings if i == 0 else layers.gelu(embeddings))
     side = math.isqrt(patches.shape[1])
     features = patches.reshape(y.shape[0], side, side, -1)
     for layer in self.upscale:

@@ -14,6 +14,7 @@ from ltss_jax.weights.conversion_report import Report, problems_text
 NONE = "none"  # of --base: the file is complete
 _BACKBONE = "backbone."
 _MARK = "backbone.patch_embed.patch_embeddings.weight"  # a name of DINOv3 alone
+_PIXEL_BUFFERS = ("pixel_mean", "pixel_std")
 _SCALE = re.compile(r"backbone\.(blocks\.\d+\.norm[12]|norm)\.weight")
 # Scales of norms start at 1 and mostly stay near it; weight decay and training leave differences
 # around 0, more of them below than above.
@@ -54,7 +55,10 @@ def completed(
     whole = {name: _float32(array) + _float32(original[name]) for name, array in encoder.items()}
     _require_differences(encoder, original, base)
   done.changed.append(f"{_BACKBONE}*: the weights of {base} added to {len(whole)} arrays")
-  return {**arrays, **whole}
+  # The release adds whole state dicts: where they are differences, too, these buffers are zero.
+  zero = [name for name in _PIXEL_BUFFERS if name in arrays and not np.any(arrays[name])]
+  done.regenerated += zero
+  return {name: array for name, array in {**arrays, **whole}.items() if name not in zero}
 
 
 def refuse(base: str) -> None:

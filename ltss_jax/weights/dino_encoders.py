@@ -18,6 +18,7 @@ from ltss_jax.weights.backbone_format import PREFIX, Arrays, Format, unchanged
 # What separates a DINOv3 from the rest, under its official name.
 DINOV3_MARK = f"{PREFIX}patch_embed.register_tokens"
 _BLOCK = rf"^{re.escape(PREFIX)}blocks\.\d+\."
+_PACKED = "attn.qkv.weight"
 _DROPPED = r"mask_token|(linear_)?head\..*"
 
 _HUGGINGFACE_DINOV2 = (
@@ -108,29 +109,35 @@ def _finish_dinov3(arrays: Arrays) -> list[str]:
     raise ValueError(
       "the checkpoint is a DINOv3 with gated feed-forward networks (S+, H+, 7B); take S, B or L"
     )
-  packed = [name for name in arrays if re.fullmatch(rf"{_BLOCK}attn\.qkv\.weight", name)]
-  for weight in packed:
-    block = weight.removesuffix("attn.qkv.weight")
-    for name, array in zip("qkv", np.split(arrays.pop(weight), 3), strict=True):
-      arrays[f"{block}attention.{name}_proj.weight"] = array
-    _split_bias(arrays, block)
-  changed = []
-  if packed and f"{PREFIX}blocks.0.attention.q_proj.bias" not in arrays:
-    for weight in packed:
-      block = weight.removesuffix("attn.qkv.weight")
-      for name in "qv":
-        width = len(arrays[f"{block}attention.{name}_proj.weight"])
-        arrays[f"{block}attention.{name}_proj.bias"] = np.zeros(width, np.float32)
-    changed.append("backbone.blocks.*.attention.*_proj.bias: zero, the file has none")
-  return changed
+  blocks = [name.removesuffix(_PACKED) for name in arrays if name.endswith(_PACKED)]
+  has_biases = [_split_qkv(arrays, block) for block in blocks]
+  if all(has_biases):
+    return []
+  return ["backbone.blocks.*.attention.*_proj.bias: zero, the file has none"]
 
 
-def _split_bias(arrays: Arrays, block: str) -> None:
-  """Splits a packed bias, of which a mask of zeros switches off the part of the keys."""
+def _split_qkv(arrays: Arrays, block: str) -> bool:
+  """Splits a block's packed projection; biases become zero, and the result false, without any."""
+  query, key, value = np.split(arrays.pop(f"{block}{_PACKED}"), 3)
+  names = [f"{block}attention.{part}_proj" for part in "qkv"]
+  arrays |= {
+    f"{name}.weight": array for name, array in zip(names, (query, key, value), strict=True)
+  }
+  biases = f"{names[0]}.bias", f"{names[2]}.bias"
   bias = arrays.pop(f"{block}attn.qkv.bias", None)
-  mask = arrays.pop(f"{block}attn.qkv.bias_mask", None)
-  if bias is None:
-    return
+  if bias is not None:
+    mask = arrays.pop(f"{block}attn.qkv.bias_mask", None)
+    arrays |= zip(biases, _without_keys(bias, mask, block), strict=True)
+  elif not any(name in arrays for name in biases):  # which timm keeps apart
+    arrays |= {name: np.zeros(len(query), np.float32) for name in biases}
+    return False
+  return True
+
+
+def _without_keys(
+  bias: np.ndarray, mask: np.ndarray | None, block: str
+) -> tuple[np.ndarray, np.ndarray]:
+  """Biases of queries and values; a mask of zeros switches off that of the keys."""
   query, key, value = np.split(bias, 3)
   if mask is not None:
     key = np.where(np.split(mask, 3)[1] == 0, 0, key)
@@ -139,8 +146,7 @@ def _split_bias(arrays: Arrays, block: str) -> None:
       f"{block.removeprefix(PREFIX)}attn.qkv.bias has a bias of the keys, which a DINOv3 has not:"
       " the checkpoint is another model, or lacks the bias_mask that it was trained with"
     )
-  arrays[f"{block}attention.q_proj.bias"] = query
-  arrays[f"{block}attention.v_proj.bias"] = value
+  return query, value
 
 
 def _resize_dinov2(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -149,9 +155,8 @@ def _resize_dinov2(name: str, array: np.ndarray, shape: tuple[int, ...]) -> np.n
     if array.shape[1] == shape[1]:
       return None
     return resizing.resize_table(array[0], shape[1], antialias=True)[None]
-  if (
-    name == f"{PREFIX}patch_embed.proj.weight" and array.ndim == 4 and array.shape[2:] != shape[:2]
-  ):
+  is_patch = name == f"{PREFIX}patch_embed.proj.weight" and array.ndim == 4
+  if is_patch and array.shape[2:] != shape[:2]:
     return resizing.resize_patch_kernel(array, *shape[:2])
   return None
 

@@ -54,7 +54,7 @@ def state(shapes: Shapes) -> dict[str, np.ndarray]:
 def facebook_shapes(kind: str) -> Shapes:
   """Names and shapes of facebook's encoders, of which no package is installed.
 
-  Read off facebookresearch/dinov2 and dinov3 (models/vision_transformer.py and its layers).
+  Read off vision_transformer.py of facebookresearch/dinov2 and dinov3.
   """
   rotary, giant = kind.startswith("dinov3"), "giant" in kind
   shapes: Shapes = {"cls_token": (1, 1, DIM), "mask_token": (1, DIM)}

@@ -164,6 +164,31 @@ def test_converted_weights_know_their_data_set(converted):
   assert loaded.config.data.crop_size == 96
 
 
+def test_a_model_of_squares_sees_windows_of_the_crop_of_its_weights(tmp_path):
+  config = small_models.mhp_v2_config("eomt")
+  small_models.write_weights(tmp_path / "converted", config, crop_size=32)
+  loaded = ltss_jax.load(tmp_path / "converted")
+  assert (loaded.config.data.crop_size, loaded.config.eval.min_size) == (32, 32)
+  image = picture(97, 131)
+  Image.fromarray(image).save(tmp_path / "in.png")
+  command = loaded.config.copy_and_resolve_references()
+  predict.predict(
+    command,
+    "none",
+    source=tmp_path / "in.png",
+    output=tmp_path / "out",
+    weights=tmp_path / "converted",
+  )
+  labels = loaded(image).labels
+  np.testing.assert_array_equal(labels, np.array(Image.open(tmp_path / "out" / "in.png")))
+  assert labels.shape == (97, 131) and len(np.unique(labels)) > 2
+  command.model.backbone, command.data.crop_size = "dinov3_s", 0  # whose weights fit any crop
+  with pytest.raises(
+    ValueError, match=r"^config\.model\.name='eomt' needs config\.data\.crop_size"
+  ):
+    predict.predict(command, "none", source=tmp_path / "in.png", output=tmp_path / "none")
+
+
 def test_a_missing_checkpoint_and_one_without_classes(converted, tmp_path):
   with pytest.raises(checkpoint.CheckpointError, match=r"nowhere does not exist; give the workdir"):
     ltss_jax.load(tmp_path / "nowhere")

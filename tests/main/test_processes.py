@@ -7,7 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+from ltss_jax import checkpoint, mesh as mesh_lib
 from ltss_jax.results import evaluation_result
+from tests import small_models
 from tests.main import runs
 
 
@@ -26,9 +28,36 @@ def two_processes(folder, data_dir, workdir, *arguments, code=0):
   return outputs
 
 
+def backbone(directory):
+  """Weights of the backbone alone, to start from."""
+  params, stats = (
+    {"backbone": tree["backbone"]}
+    for tree in small_models.random_weights(small_models.mhp_v2_config())
+  )
+  checkpoint.save_weights(directory, params, stats, {"contents": "backbone"})
+  return directory
+
+
+def assert_restored_on_one_process(workdir, steps):
+  """What two processes saved in quarters comes back bit by bit, under three meshes of one."""
+  expected = runs.saved_state(workdir, steps)
+  with checkpoint.Checkpoints(workdir / "checkpoints", read_only=True) as saved:
+    for fsdp in (1, 2, 4):
+      mesh = mesh_lib.data_mesh(fsdp=fsdp)
+
+      def placed(x, mesh=mesh):
+        sharding = mesh_lib.state_sharding(x.shape, mesh)
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+      state, _ = saved.restore(jax.tree.map(placed, expected), step=steps)
+      jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), expected)
+
+
 def test_two_processes_equal_one(folder, data_dir, tmp_path):
+  """One holds the state whole; of the two, each of four devices holds a quarter."""
   steps = 20
   options = (
+    f"--config.init.checkpoint={backbone(tmp_path / 'backbone')}",
     "--config.optimizer.name=sgd",
     "--config.optimizer.learning_rate=1e-3",
     "--config.batch_size=8",
@@ -41,8 +70,11 @@ def test_two_processes_equal_one(folder, data_dir, tmp_path):
   one, two = tmp_path / "one", tmp_path / "two"
   process = runs.run(folder, data_dir, one, *options, devices=4)
   assert process.returncode == 0, process.stderr
-  output, _ = two_processes(folder, data_dir, two, *options)
-  assert "on 4 x cpu, 2 process(es)" in output
+  quarters = ("--config.mesh.fsdp=4", "--config.train.report=true")
+  output, _ = two_processes(folder, data_dir, two, *options, *quarters)
+  assert "on 4 x cpu, 2 process(es), the state divided by 4" in output
+  assert (two / "report.html").exists()
+  assert_restored_on_one_process(two, steps)
   losses = [[value for _, value in runs.metrics(workdir, "loss")] for workdir in (one, two)]
   assert len(losses[0]) == steps
   # The same sums, all-reduced in another order: float32 round-off over 20 steps.

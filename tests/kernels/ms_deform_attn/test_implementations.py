@@ -243,7 +243,7 @@ def test_empty_arrays(implementation, empty):
   assert not any(np.any(result) for result in results.values())
 
 
-@pytest.mark.parametrize("axes", [("data", None), ("data", "model")])
+@pytest.mark.parametrize("axes", [(("data", "model"), None), ("data", "model")])
 def test_each_device_works_on_its_own_images(implementation, axes):
   """Under a sharded jit the compiled program, gradients included, moves nothing."""
   mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(jax.sharding.AxisType.Auto,) * 2)

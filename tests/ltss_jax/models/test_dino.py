@@ -15,8 +15,7 @@ from ltss_jax.weights import trees
 
 def shapes(name, side=128):
   """Path -> shape of an encoder's parameters."""
-  rngs = nnx.Rngs(0)
-  model = nnx.eval_shape(lambda: dino.build(name, side, dtype=jnp.float32, rngs=rngs))
+  model = nnx.eval_shape(lambda: dino.build(name, side, dtype=jnp.float32, rngs=nnx.Rngs(0)))
   _, params = nnx.split(model, nnx.Param)
   return {path: x.shape for path, x in trees.flatten(nnx.to_pure_dict(params)).items()}
 

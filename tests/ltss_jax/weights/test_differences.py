@@ -52,6 +52,13 @@ def test_the_original_encoder_is_added_and_nothing_else_changes():
   ]
 
 
+def test_buffers_that_are_differences_follow_from_the_model():
+  buffers = {"pixel_mean": np.zeros((1, 3, 1, 1)), "pixel_std": np.ones((1, 3, 1, 1))}
+  arrays, done = completed(DIFFERENCE | buffers, "dinov3.safetensors")
+  assert (set(arrays) - set(SHAPES), done.regenerated) == ({"pixel_std"}, ["pixel_mean"])
+  assert "pixel_mean" in completed(ORIGINAL | buffers, "")[0]  # to be refused as not ours
+
+
 def test_half_precision_is_added_in_single_precision():
   half = {name: array.astype(np.float16) for name, array in DIFFERENCE.items()}
   arrays, _ = completed(half, "dinov3.safetensors")
