@@ -202,6 +202,10 @@ def _start(
   logging.info("Config:\n%s", config)
   overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
   logging.info("Parameters:\n%s", overview)
+  if config.model.freeze_backbone:
+    frozen = parameter_overview.count_parameters(state.params["backbone"])
+    total = parameter_overview.count_parameters(state.params)
+    logging.info("Frozen: the %d parameters of the backbone, of %d", frozen, total)
   logging.info(
     "Training %d steps of %d images on %d x %s, %d process(es), the state divided by %d",
     config.train.steps,

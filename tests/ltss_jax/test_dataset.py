@@ -42,6 +42,16 @@ def test_a_folder_is_judged_by_its_own_statistics_and_fills_the_config(root, tmp
   assert len(data.val_counts) == 1
 
 
+def test_values_that_the_data_give_fit_those_of_the_config(root, tmp_path):
+  config = folder.get_config()
+  config.data.root, config.data.dir = str(root), str(tmp_path)
+  config.optimizer.update(schedule="two_stage", warmup_steps=200, backbone_warmup_steps=400)
+  with pytest.raises(ValueError, match=r"warmup_steps=400 must .* config\.train\.steps=600"):
+    dataset.prepare_run(config)
+  config.optimizer.backbone_warmup_steps = 399
+  dataset.prepare_run(config)
+
+
 @pytest.mark.parametrize(("num_classes", "ignore_label"), [(2, 255), (300, 65535)])
 def test_a_folder_says_which_label_it_ignores(root, tmp_path, num_classes, ignore_label):
   """In the resolved config, in data.json and in the stream, and a run goes on with it."""

@@ -11,10 +11,10 @@ from tests import small_models
 NUM_TARGETS, SIDE = 4, 64
 DECAY = 0.5
 # Model -> (backbone, share of the temporaries of training all that is left at most). Seen: 0.57,
-# 0.37 and 0.84; of EoMT's three blocks the last one's activations stay.
+# 0.23 and 0.84; of EoMT's three blocks the last one's activations stay.
 MODELS = {
   "deeplabv3plus": ("resnet_small", 0.7),
-  "mask2former": ("swin_mini", 0.5),
+  "mask2former": ("resnet_small", 0.35),
   "eomt": ("dinov2_mini", 0.9),
 }
 
@@ -58,7 +58,9 @@ def paths(tree):
   return {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves}
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+  "model", ["deeplabv3plus", pytest.param("mask2former", marks=pytest.mark.slow), "eomt"]
+)
 def test_a_step_leaves_the_backbone_alone_and_needs_less_memory(model):
   objective, transform, step, inputs = compiled_step(model, frozen=True)
   mesh = mesh_lib.data_mesh(jax.devices()[:1])
@@ -86,6 +88,7 @@ def test_a_step_leaves_the_backbone_alone_and_needs_less_memory(model):
 def test_a_frozen_backbone_drops_no_paths_and_others_do(frozen):
   """Mask2Former's head has no chance in it: all that differs comes from the backbone."""
   config = config_of("mask2former", frozen=frozen)
+  config.model.backbone = "swin_mini"
   model = build.model_functions(config, small_models.NUM_CLASSES)
   params, stats = small_models.random_weights(config)
   image = np.random.default_rng(0).normal(size=(1, SIDE, SIDE, 3)).astype(np.float32)

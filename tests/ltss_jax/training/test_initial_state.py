@@ -12,6 +12,7 @@ from ltss_jax import build, checkpoint, mesh as mesh_lib
 from ltss_jax.dataset import Dataset
 from ltss_jax.training import initial_state
 from ltss_jax.workdir import atomic_file, paths, run_config
+from tests import small_models
 
 
 def small_config(directory="", data="folder"):
@@ -136,8 +137,9 @@ def test_a_frozen_backbone_needs_weights_and_names_what_they_lack(saved, tmp_pat
   assert_equal_trees(state.params["backbone"], saved[0]["backbone"])
   assert not any("backbone" in str(p) for p, _ in jax.tree.leaves_with_path(state.opt_state))
 
-  config.model.name, config.model.backbone, config.model.channels = "mask2former", "swin_mini", 32
-  params, stats = build.model_functions(config, 3).init(jax.random.key(9))
+  config.model.name, config.model.backbone = "mask2former", "swin_mini"
+  config.model.update(small_models.MASK2FORMER)
+  params, stats = small_models.random_weights(config, 3)
   parts = [{k: v for k, v in t.items() if k == "backbone"} for t in (params, stats)]
   del parts[0]["backbone"]["norm2"]  # which weights of ImageNet lack
   checkpoint.save_weights(tmp_path / "swin", *parts, {"contents": "backbone"})

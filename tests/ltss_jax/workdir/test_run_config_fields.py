@@ -50,6 +50,8 @@ def config_of(model, **fields):
   config = common.get_config()
   config.model.update(SMALL)
   config.data.name, config.model.name, config.model.image_pooling = "mhp_v2_lt", model, "window"
+  if model == "eomt":
+    config.model.backbone, config.data.crop_size = "dinov2_mini", 32
   config.update_from_flattened_dict(fields)
   return config
 
