@@ -123,7 +123,7 @@ def _attend(
   weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
   x = jnp.einsum("bhts,bhsd->bhtd", weights.astype(value.dtype), value, **kw)
   x = (x / weights.sum(-1, keepdims=True)).astype(value.dtype)
-  return x.swapaxes(1, 2).reshape(len(x), x.shape[2], -1)
+  return x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], -1)
 
 
 class Attention(nnx.Module):
