@@ -143,7 +143,7 @@ def test_training_may_compute_in_bfloat16_while_prediction_does_not(model):
     "classes": np.zeros((2, 16), np.int32),
     "dropped_classes": np.zeros(2, np.int32),
   }
-  assert "bf16" in str(jax.make_jaxpr(training.loss)(*weights, batch, jax.random.key(0)))
+  assert "bf16" in str(jax.make_jaxpr(training.loss)(*weights, batch, jax.random.key(0), 0))
   assert "bf16" not in str(jax.make_jaxpr(architecture.predict)(*weights, batch["image"]))
 
 
