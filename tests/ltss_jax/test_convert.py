@@ -303,7 +303,7 @@ def test_the_set_that_is_asked_for_is_converted(tmp_path):
     (["--weights=swa"], "--weights=swa names 0 of its sets of weights; there are: a, b\n"),
     (
       ["--weights=a", "--to=detectron2"],
-      "Error: --weights=a chooses in a published file; --to=det",
+      "Error: --weights=a is for a published file; --to=det",
     ),
   ],
 )

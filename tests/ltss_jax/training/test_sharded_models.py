@@ -64,7 +64,10 @@ def run(model, fsdp):
   )
 
 
-@pytest.mark.parametrize("model", ["deeplabv3plus", "mask2former", "eomt"])
+SLOW = [pytest.param(model, marks=pytest.mark.slow) for model in ("deeplabv3plus", "mask2former")]
+
+
+@pytest.mark.parametrize("model", ["eomt", *SLOW])
 def test_losses_do_not_depend_on_how_the_state_is_divided(model):
   expected, whole, total = run(model, 1)
   assert whole == total and expected[-1] < expected[0]
