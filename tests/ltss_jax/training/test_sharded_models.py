@@ -30,7 +30,7 @@ def batch(config, max_targets):
 
 
 def run(model, fsdp):
-  """(losses of ten steps, bytes of the state by entry: on a device, in all)."""
+  """(losses of ten steps, bytes of the state on a device, in all)."""
   config = small_models.mhp_v2_config(model)
   config.batch_size, config.data.crop_size, config.train.steps = 4, 32, 100
   config.loss.num_points, config.model.max_targets = 64, 4
@@ -56,6 +56,9 @@ def run(model, fsdp):
     state, metrics = step(state, data)
     losses.append(float(metrics["sums"]["loss"]))
   assert not float(metrics["sums"]["skipped_steps"])
+  # Where masks are drawn anew in every step, ten losses do not show that it trains.
+  moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), jax.device_get(state.params), params)
+  assert max(jax.tree.leaves(moved)) > 1e-4
   leaves = jax.tree.leaves((state.params, state.opt_state))
   return (
     losses,
@@ -70,7 +73,7 @@ SLOW = [pytest.param(model, marks=pytest.mark.slow) for model in ("deeplabv3plus
 @pytest.mark.parametrize("model", ["eomt", *SLOW])
 def test_losses_do_not_depend_on_how_the_state_is_divided(model):
   expected, whole, total = run(model, 1)
-  assert whole == total and expected[-1] < expected[0]
+  assert whole == total
   for fsdp in (2, 4):
     losses, part, total = run(model, fsdp)
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
