@@ -172,6 +172,7 @@ def test_the_masks_of_a_step_follow_from_its_number_alone():
   assert loss._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_stays_as_it_is_and_has_no_optimizer_state():
   mesh = mesh_lib.data_mesh(jax.devices()[:1])
   config = common.get_config()
