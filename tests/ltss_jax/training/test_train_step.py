@@ -143,8 +143,8 @@ class Normalised(nnx.Module):
 def batch_norm_objective():
   model = functional.functional(Normalised)
 
-  def loss(params, stats, batch, rng):
-    del rng
+  def loss(params, stats, batch, rng, step):
+    del rng, step
     out, stats = model.apply(params, stats, batch["image"], train=True)
     value = jnp.mean(out**2)
     return value, (stats, {"loss": value})
