@@ -222,13 +222,9 @@ def make_train_step(
       skipped_in_a_row=skipped_in_a_row,
       diverged_step=diverged_step,
     )
-    return state, {"sums": sums, "diverged_step": diverged_step}
+    state = jax.lax.with_sharding_constraint(state, shardings(state, mesh))
+    metrics = {"sums": sums, "diverged_step": diverged_step}
+    return state, jax.lax.with_sharding_constraint(metrics, mesh_lib.replicated(mesh))
 
-  abstract = abstract_state(objective, optimizer, mesh, ema_decay)
-  placement = shardings(abstract, mesh)
-  return jax.jit(
-    step,
-    donate_argnums=0,
-    in_shardings=(placement, mesh_lib.batch_sharding(mesh)),
-    out_shardings=(placement, mesh_lib.replicated(mesh)),
-  )
+  # The state comes as it was placed and leaves so: its shapes are known when the step is traced.
+  return jax.jit(step, donate_argnums=0, in_shardings=(None, mesh_lib.batch_sharding(mesh)))
