@@ -2,22 +2,19 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from ltss_jax.architectures import mask_classification
+from ltss_jax.architectures import class_counts, mask_classification
 from ltss_jax.architectures.architecture import Architecture, ArchitectureSpec, Objective
 from ltss_jax.architectures.mask_classification import LOSS_TERMS, MaskLossConfig
 from ltss_jax.models import dino, eomt
 from ltss_jax.models.eomt import EomtConfig
 
 _ANNEALING_POWER = 0.9
-# Entry of the stats: queries matched with every class so far, float32 [C].
-COUNTS = "seesaw_counts"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,7 +61,7 @@ def architecture(config: EomtConfig, inference_log_prior: ArrayLike | None = Non
   model = eomt.functions(config)
 
   def predict(params, stats, image):
-    outputs, _ = model.apply(params, _of_model(stats), image, train=False)
+    outputs, _ = model.apply(params, class_counts.without(stats), image, train=False)
     return mask_classification.prediction(
       config.class_head,
       config.num_classes,
@@ -87,15 +84,8 @@ def objective(config: EomtConfig, loss_config: EomtLossConfig, mesh: Mesh) -> Ob
     mesh: devices over all of whose axes the training batch is split; each matches its own images.
   """
   model = eomt.functions(config)
-
-  def init(key):
-    params, stats = model.init(key)
-    if loss_config.class_loss.keeps_counts:
-      stats = stats | {COUNTS: jnp.zeros(config.num_classes)}
-    return params, stats
-
   return Objective(
-    init=init,
+    init=class_counts.added(model.init, loss_config.class_loss, config.num_classes),
     loss=_loss(model, config, loss_config, mesh),
     loss_terms=LOSS_TERMS,
     decays=lambda path: True,
@@ -117,14 +107,14 @@ def _loss(model, config, loss_config, mesh) -> Callable:
     model_key, point_key = jax.random.split(rng)
     probabilities = mask_probabilities(step, starts, ends)
     outputs, new_stats = model.apply(
-      params, _of_model(stats), batch["image"], probabilities, train=True, rng=model_key
+      params, class_counts.without(stats), batch["image"], probabilities, train=True, rng=model_key
     )
-    counts = stats.get(COUNTS)
+    counts = stats.get(class_counts.NAME)
     value, terms, matches = criterion(
       outputs.class_logits, outputs.mask_logits, batch, batch["label"], point_key, counts
     )
     if counts is not None:
-      new_stats = new_stats | {COUNTS: counts + matches}
+      new_stats = new_stats | {class_counts.NAME: counts + matches}
     return value, (new_stats, terms)
 
   return loss
@@ -133,11 +123,6 @@ def _loss(model, config, loss_config, mesh) -> Callable:
 def _layers_above(encoder: str, path: str) -> int:
   room, _, within = path.partition("/")
   return dino.layers_above(encoder, within) if room == "backbone" else 0
-
-
-def _of_model(stats: dict[str, Any]) -> dict[str, Any]:
-  """The statistics without those of the loss."""
-  return {name: value for name, value in stats.items() if name != COUNTS}
 
 
 SPEC = ArchitectureSpec(
@@ -153,5 +138,5 @@ SPEC = ArchitectureSpec(
     (r"^mask_head/(\d+)/", lambda match: f"mask_head/{2 * int(match[1])}/"),
   ),
   class_layers=("class_head",),
-  class_counts=COUNTS,
+  class_counts=class_counts.NAME,
 )

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from absl import logging
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
+from ltss_jax.architectures import class_counts
 from ltss_jax.architectures.architecture import Architecture, ArchitectureSpec, Objective
 from ltss_jax.losses import pixel
 from ltss_jax.losses.class_loss_type import ClassLoss
@@ -18,11 +18,6 @@ from ltss_jax.models.functional import Functional
 
 # (logits [B, h, w, C], H, W) -> [B, H, W, C].
 FullResolution = Callable[[jax.Array, int, int], jax.Array]
-
-# Entry of the stats: labelled pixels of every class so far, float32 [C]. A sum of so many pixels is
-# rounded above 2^24, by 6e-8 of itself a step: no factor of a loss changes visibly by that. The
-# name is from the first loss that counts.
-COUNTS = "seesaw_counts"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +72,7 @@ def spec(
     prior="pixels",
     official_names=official_names,
     class_layers=(class_layer,),
-    class_counts=COUNTS,
+    class_counts=class_counts.NAME,
   )
 
 
@@ -90,7 +85,7 @@ def _architecture(
   # Menon et al., "Long-tail Learning via Logit Adjustment", ICLR 2021, for the prior.
 
   def predict(params, stats, image):
-    logits, _ = model.apply(params, _of_model(stats), image, train=False)
+    logits, _ = model.apply(params, class_counts.without(stats), image, train=False)
     return logits if inference_log_prior is None else logits - inference_log_prior
 
   def score_blocks(logits, size):
@@ -109,12 +104,6 @@ def _objective(
   class_loss, ignore_label = config.class_loss, config.ignore_label
   _warn_of_mining(config)
 
-  def init(key):
-    params, stats = model.init(key)
-    if class_loss.keeps_counts:
-      stats = stats | {COUNTS: jnp.zeros(num_classes)}
-    return params, stats
-
   # Recomputed in the backward pass: full-size logits of 847 classes would fill an accelerator.
   @jax.checkpoint
   def pixel_loss(logits, label, counts):
@@ -124,15 +113,15 @@ def _objective(
   def loss(params, stats, batch, rng, step):
     del step
     image, label, counts = batch["image"], batch["label"], None
-    logits, new_stats = model.apply(params, _of_model(stats), image, train=True, rng=rng)
+    logits, new_stats = model.apply(params, class_counts.without(stats), image, train=True, rng=rng)
     if class_loss.keeps_counts:
-      counts = stats[COUNTS] + pixel.label_counts(label, num_classes)
-      new_stats = new_stats | {COUNTS: counts}
+      counts = stats[class_counts.NAME] + pixel.label_counts(label, num_classes)
+      new_stats = new_stats | {class_counts.NAME: counts}
     value = pixel.hard_pixel_mean(pixel_loss(logits, label, counts), config.hard_pixel_fraction)
     return value, (new_stats, {"loss": value})
 
   return Objective(
-    init=init,
+    init=class_counts.added(model.init, class_loss, num_classes),
     loss=loss,
     loss_terms=("loss",),
     decays=backbones.decays,
@@ -150,8 +139,3 @@ def _warn_of_mining(config: PixelLossConfig) -> None:
       config.class_loss.name,
       config.hard_pixel_fraction,
     )
-
-
-def _of_model(stats: dict[str, Any]) -> dict[str, Any]:
-  """The statistics without those of the loss."""
-  return {name: value for name, value in stats.items() if name != COUNTS}

@@ -7,6 +7,7 @@ published weights, which differ between the two.
 """
 
 import dataclasses
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -278,7 +279,7 @@ class RotaryPatchEmbed(nnx.Module):
     return _patches(image, self.patch_embeddings, self.patch, self.dtype)
 
 
-class Dino(nnx.Module):
+class Dino(Protocol):
   """What both encoders offer: the tokens of an image, their blocks and the final norm.
 
   `blocks` are called one by one as block(x, mask, rotation), since a segmenter adds tokens of its
@@ -295,7 +296,6 @@ class Dino(nnx.Module):
     Raises:
       ValueError: H or W is no multiple of the patch, or the encoder has positions for other sizes.
     """
-    raise NotImplementedError
 
   def rotation(self, image: jax.Array, rngs: nnx.Rngs | None) -> Rotation | None:
     """Rotary positions of an image's patches; None where positions are in the tokens.
@@ -304,10 +304,9 @@ class Dino(nnx.Module):
       image: [B, H, W, 3].
       rngs: in training, `rngs.dropout` draws the factor of the coordinates; None for none.
     """
-    raise NotImplementedError
 
 
-class DinoV2(Dino):
+class DinoV2(nnx.Module):
   """Positions are a learned table for one size of square images."""
 
   def __init__(self, config: DinoConfig, side: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
@@ -331,7 +330,7 @@ class DinoV2(Dino):
     del image, rngs
 
 
-class DinoV3(Dino):
+class DinoV3(nnx.Module):
   """Positions are rotary: any size of images."""
 
   def __init__(self, config: DinoConfig, *, dtype: jnp.dtype, rngs: nnx.Rngs):

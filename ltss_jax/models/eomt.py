@@ -89,8 +89,10 @@ class DepthwiseConv3x3(nnx.Module):
     height, width = x.shape[1:3]
     kernel = self.kernel[...].astype(self.dtype)
     x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    of_row = lambda row, column: x[:, row : row + height] * kernel[row, column, 0]  # noqa: E731
-    columns = [sum(of_row(row, column) for row in range(3)) for column in range(3)]
+    columns = [
+      sum(x[:, row : row + height] * kernel[row, column, 0] for row in range(3))
+      for column in range(3)
+    ]
     return sum(part[:, :, i : i + width] for i, part in enumerate(columns))
 
 
@@ -143,13 +145,13 @@ class Eomt(nnx.Module):
     """
     num_free = len(self.backbone.blocks) - self.config.num_blocks
     is_final_only = not train and mask_probabilities is None
-    frozen = train and self.config.backbone.frozen
-    rotation = self.backbone.rotation(image, rngs if train and not frozen else None)
+    trains_backbone = train and not self.config.backbone.frozen
+    rotation = self.backbone.rotation(image, rngs if trains_backbone else None)
     x = self.backbone.embed(image)
-    predictions = []
     x = self._run_free(self.backbone.blocks[:num_free], x, rotation, train)
     queries = jnp.broadcast_to(self.q.embedding[...], (x.shape[0], *self.q.embedding.shape))
     x = jnp.concatenate([queries, x], axis=1)  # [B, Q + prefix + N, C]
+    predictions = []
     for i, block in enumerate(self.backbone.blocks[num_free:]):
       mask = None
       if not is_final_only:
@@ -220,9 +222,8 @@ class Eomt(nnx.Module):
     inside = layers.resize_bilinear(jax.lax.stop_gradient(mask_logits), side, side) > 0
     inside = inside.reshape(len(inside), -1, num_queries).swapaxes(1, 2)  # [B, Q, N]
     masked = jax.random.uniform(rngs.dropout(), inside.shape[:2]) < probability
-    free = (inside.shape[0], num_tokens, num_tokens)
-    mask = jnp.ones(free, bool)
-    mask = mask.at[:, :num_queries, self._num_others :].set(inside | ~masked[..., None])
+    free = jnp.ones((inside.shape[0], num_tokens, num_tokens), bool)
+    mask = free.at[:, :num_queries, self._num_others :].set(inside | ~masked[..., None])
     return mask[:, None]
 
 
