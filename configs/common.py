@@ -26,12 +26,20 @@ from configs.fields import (
   valid_values,
 )
 from configs.models import MODELS
-from configs.variants import VARIANTS, apply_variants, crops_of_640, parse_variants, passes
+from configs.variants import (
+  SHORT_TRAINING,
+  VARIANTS,
+  apply_variants,
+  crops_of_640,
+  parse_variants,
+  passes,
+)
 
 __all__ = [
   "CHOICES",
   "FIELDS",
   "RANGES",
+  "SHORT_TRAINING",
   "VARIANTS",
   "apply_variants",
   "crops_of_640",

@@ -22,31 +22,10 @@ import ml_collections
 from configs import common
 
 
-def _mask2former(config: ml_collections.ConfigDict) -> None:
-  config.optimizer.warmup_steps = 50
-  if config.model.backbone != "resnet_small":  # The published rates are for ImageNet weights.
-    return
-  # From random weights the classes are what takes long to learn.
-  config.loss.class_weight = 5.0
-  config.optimizer.learning_rate = 2e-3
-  config.optimizer.clip_norm = 1.0
-
-
 def _deeplabv3plus(config: ml_collections.ConfigDict) -> None:
   config.loss.hard_pixel_fraction = 1.0  # mining only pays where most pixels are easy already
   config.optimizer.learning_rate = 0.05
   config.optimizer.warmup_steps = 50
-
-
-def _eomt(config: ml_collections.ConfigDict) -> None:
-  config.optimizer.warmup_steps = 50
-  if config.model.backbone != "vit_small":  # The published rates are for DINO's weights.
-    config.optimizer.backbone_warmup_steps = 100
-    return
-  config.loss.class_weight = 5.0
-  config.optimizer.schedule = "poly"
-  config.optimizer.learning_rate = 1e-3
-  config.optimizer.clip_norm = 1.0
 
 
 def get_config(variants: str = "") -> ml_collections.ConfigDict:
@@ -69,7 +48,5 @@ def get_config(variants: str = "") -> ml_collections.ConfigDict:
     config,
     variants,
     defaults={"model": "deeplabv3plus", "backbone": "resnet_small"},
-    recipes={
-      "model": {"mask2former": _mask2former, "deeplabv3plus": _deeplabv3plus, "eomt": _eomt}
-    },
+    recipes={"model": common.SHORT_TRAINING | {"deeplabv3plus": _deeplabv3plus}},
   )

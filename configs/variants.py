@@ -102,6 +102,32 @@ def _vit_small(config: ml_collections.ConfigDict) -> None:
   _anneal_masks(config, 1 / 6)
 
 
+def _short_mask2former(config: ml_collections.ConfigDict) -> None:
+  config.optimizer.warmup_steps = 50
+  if config.model.backbone != "resnet_small":  # The published rates are for ImageNet weights.
+    return
+  # From random weights the classes are what takes long to learn.
+  config.loss.class_weight = 5.0
+  config.optimizer.learning_rate = 2e-3
+  config.optimizer.clip_norm = 1.0
+
+
+def _short_eomt(config: ml_collections.ConfigDict) -> None:
+  config.optimizer.warmup_steps = 50
+  if config.model.backbone != "vit_small":  # The published rates are for DINO's weights.
+    config.optimizer.backbone_warmup_steps = 100
+    return
+  config.loss.class_weight = 5.0
+  config.optimizer.schedule = "poly"
+  config.optimizer.learning_rate = 1e-3
+  config.optimizer.clip_norm = 1.0
+
+
+# Recipes by model for some hundred updates, from random weights where the backbone is a small one;
+# for a data set's own table of recipes.
+SHORT_TRAINING = {"mask2former": _short_mask2former, "eomt": _short_eomt}
+
+
 def passes(train_images: int) -> Callable[[ml_collections.ConfigDict], None]:
   """EoMT's recipe for a data set: the release's passes over ADE20K, 31 or 16 (DINOv3).
 
