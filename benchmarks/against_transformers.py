@@ -60,7 +60,7 @@ def theirs() -> side_by_side.Programs:
     backbone_config=transformers.ResNetConfig(out_features=stages), num_labels=NUM_CLASSES
   )
   model = transformers.Mask2FormerForUniversalSegmentation(config)
-  update = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=0.05)
+  train_once = side_by_side.torch_step(model)
   batch = example()
   pixels = torch.from_numpy(
     np.asarray(architectures.normalize(batch["image"])).transpose(0, 3, 1, 2).copy()
@@ -78,10 +78,7 @@ def theirs() -> side_by_side.Programs:
     for module in model.modules():  # Frozen here too.
       if isinstance(module, torch.nn.BatchNorm2d):
         module.eval()
-    model(pixels, **targets).loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 0.01)
-    update.step()
-    update.zero_grad()
+    train_once(pixels, targets)
 
   return run_forward, run_step
 

@@ -47,6 +47,7 @@ def ours() -> side_by_side.Programs:
   """(forward, training step) of this project."""
   config = ade20k.get_config("model=eomt,backbone=dinov2_s")
   config.model.dtype, config.model.max_targets = "float32", MAX_TARGETS
+  config.model.scan_blocks = False  # which makes compiling shorter and, on CPUs, steps longer
   config.data.crop_size, config.train.steps = SIDE, 1000
   return side_by_side.ours(config, NUM_CLASSES, image(), example())
 
@@ -68,7 +69,7 @@ def theirs() -> side_by_side.Programs:
     num_labels=NUM_CLASSES,
   )
   model = transformers.EomtForUniversalSegmentation(config)
-  update = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=0.05)
+  train_once = side_by_side.torch_step(model)
   pixels = torch.from_numpy(np.asarray(image()).transpose(0, 3, 1, 2).copy())
   targets = side_by_side.targets_in_torch(example())
 
@@ -81,10 +82,7 @@ def theirs() -> side_by_side.Programs:
   def run_step():
     model.train()
     model.attn_mask_probs.fill_(1)
-    model(pixels, **targets).loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 0.01)
-    update.step()
-    update.zero_grad()
+    train_once(pixels, targets)
 
   return run_forward, run_step
 

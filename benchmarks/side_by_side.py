@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import ml_collections
@@ -66,6 +67,28 @@ def targets_in_torch(batch: dict[str, np.ndarray]) -> dict[str, list]:
     "mask_labels": masks,
     "class_labels": [torch.from_numpy(row.astype(np.int64)) for row in present],
   }
+
+
+def torch_step(model: Any) -> Callable[[Any, dict[str, list]], None]:
+  """An update of a transformers model by AdamW, clipped as Mask2Former and EoMT are.
+
+  Args:
+    model: in training mode where the update is called.
+
+  Returns:
+    Function of (pixels [B, 3, H, W], result of `targets_in_torch`).
+  """
+  import torch
+
+  update = torch.optim.AdamW(model.parameters(), 1e-4, weight_decay=0.05)
+
+  def train_once(pixels, targets):
+    model(pixels, **targets).loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 0.01)
+    update.step()
+    update.zero_grad()
+
+  return train_once
 
 
 def _seconds(function: Callable[[], None]) -> float:

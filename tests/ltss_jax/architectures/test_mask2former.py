@@ -13,7 +13,7 @@ from ltss_jax import architectures, checkpoint, mesh as mesh_lib, optimizer
 from ltss_jax.architectures import mask2former
 from ltss_jax.results import metrics
 from ltss_jax.training import train_step
-from tests import recipes
+from tests import mask_training, recipes
 from tests.mask_batches import NUM_CLASSES, batch, empty_batch
 
 # Of one program, the losses part by 2e-4 to 2e-3 within eight steps where the weights differ in
@@ -193,19 +193,7 @@ def counts_of(state):
 
 @pytest.fixture(scope="module")
 def trained():
-  """{number of devices: (mesh, objective, step, state after three steps, each step's terms)}."""
-  results, fresh = {}, None
-  for devices in (1, 4):
-    mesh, model, step = with_all_methods(devices)
-    if fresh is None:
-      fresh = jax.device_get(train_step.init_state(model, TRANSFORM, 0, mesh))
-    state = jax.device_put(fresh, mesh_lib.replicated(mesh))
-    terms = []
-    for _ in range(3):
-      state, outputs = step(state, mesh_lib.put_batch(batch(), mesh))
-      terms.append(jax.device_get(outputs["sums"]))
-    results[devices] = mesh, model, step, state, terms
-  return results
+  return mask_training.three_steps(with_all_methods, TRANSFORM)
 
 
 def test_all_methods_train_alike_on_one_device_and_on_four(trained):

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import re
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from ltss_jax.weights import imagenet, official, readers, trees
 from ltss_jax.weights.conversion_report import Report
 from tests.golden import dino_encoders as judge
 from tests.programs import GOLDEN
+from tests.renaming import renamed
 
 # Float32 sums in another order: 9e-6 was seen, at magnitudes of 4.
 TOKENS = dict(atol=5e-5)
@@ -129,17 +129,6 @@ def assert_same(leaves, expected):
   assert leaves.keys() == expected.keys()
   for path, leaf in leaves.items():
     np.testing.assert_array_equal(leaf, expected[path], err_msg=path)
-
-
-def renamed(arrays, *rules):
-  """The arrays under the names that the rules (pattern, replacement) make, one after the other."""
-  result = {}
-  for name, array in arrays.items():
-    for pattern, replacement in rules:
-      name = re.sub(pattern, replacement, name)
-    result[name] = array
-  assert len(result) == len(arrays)
-  return result
 
 
 def test_nothing_is_resized_where_grid_and_patch_are_the_models():

@@ -1,7 +1,6 @@
 """ImageNet backbones: ResNets and Swins of several libraries, MAE's ViT."""
 
 import functools
-import re
 
 import numpy as np
 import pytest
@@ -11,6 +10,7 @@ from ltss_jax.models import backbones
 from ltss_jax.weights import imagenet, names, official, readers, resizing, trees
 from ltss_jax.weights.conversion_report import Report
 from tests import recipes
+from tests.renaming import renamed
 
 
 @functools.cache
@@ -152,17 +152,6 @@ def test_swin_tables_are_resized_to_another_window():
     "~ backbone.layers.1.blocks.0.attn.relative_position_bias_table: resized, (169, 2) -> (49, 2)"
     in str(done)
   )
-
-
-def renamed(arrays, *rules):
-  """The arrays under the names that the rules (pattern, replacement) make, one after the other."""
-  result = {}
-  for name, array in arrays.items():
-    for pattern, replacement in rules:
-      name = re.sub(pattern, replacement, name)
-    result[name] = array
-  assert len(result) == len(arrays)
-  return result
 
 
 # From the official names to those of other libraries.
