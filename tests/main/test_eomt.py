@@ -47,7 +47,7 @@ def _whole(folder, data_dir, tmp_path_factory):
 def test_a_killed_training_goes_on_to_the_same_bits(whole, folder, data_dir, tmp_path):
   """Averaged weights, counts of the Seesaw loss and the masks' annealing among them."""
   arguments = (folder, data_dir, tmp_path, *EOMT)
-  killed = runs.run(*arguments, moment="the first results")
+  killed = runs.run(*arguments, moment="the second save")
   assert killed.returncode == -signal.SIGKILL, killed.stderr
   resumed = runs.run(*arguments)
   assert resumed.returncode == 0 and "Continuing from step" in resumed.stderr, resumed.stderr

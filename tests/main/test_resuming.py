@@ -76,7 +76,7 @@ def test_averages_survive_a_kill_and_are_what_is_evaluated(reference, folder, da
   at_once, killed = tmp_path / "at once", tmp_path / "killed"
   process = runs.run(folder, data_dir, at_once, *options)
   assert process.returncode == 0, process.stderr
-  process = runs.run(folder, data_dir, killed, *options, moment="the first results")
+  process = runs.run(folder, data_dir, killed, *options, moment="the second save")
   assert process.returncode == -signal.SIGKILL, process.stderr
   process = runs.run(folder, data_dir, killed, *options)
   assert process.returncode == 0 and "Continuing from step 4" in process.stderr, process.stderr
