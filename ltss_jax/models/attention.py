@@ -1,24 +1,12 @@
 """Transformer parts that the pixel decoder and the transformer decoder share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ltss_jax.models import layers
-
-xavier_uniform = nnx.initializers.xavier_uniform()
-
-
-def torch_uniform(fan_in: int) -> Callable:
-  """U(+-1 / sqrt(fan_in)): what torch.nn.Linear draws its weight and its bias from."""
-  bound = fan_in**-0.5
-
-  def init(key, shape, dtype=jnp.float32):
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-  return init
+from ltss_jax.models import initializers, layers
 
 
 def layer_norm(channels: int, rngs: nnx.Rngs) -> nnx.LayerNorm:
@@ -30,7 +18,7 @@ class Attention(nnx.Module):
   """Multi-head attention with one packed projection for queries, keys and values."""
 
   def __init__(self, channels: int, num_heads: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-    kw = dict(kernel_init=xavier_uniform, dtype=dtype, rngs=rngs)
+    kw = dict(kernel_init=initializers.xavier_uniform, dtype=dtype, rngs=rngs)
     self.in_proj = layers.Linear(channels, 3 * channels, **kw)
     self.out_proj = layers.Linear(channels, channels, **kw)
     self.num_heads, self.dtype = num_heads, dtype
@@ -69,10 +57,10 @@ def feed_forward_layers(
   channels: int, width: int, *, dtype: jnp.dtype, rngs: nnx.Rngs
 ) -> tuple[layers.Linear, layers.Linear]:
   """The two linear layers of a transformer's feed-forward network."""
-  kw = dict(kernel_init=xavier_uniform, dtype=dtype, rngs=rngs)
+  kw = dict(kernel_init=initializers.xavier_uniform, dtype=dtype, rngs=rngs)
   return (
-    layers.Linear(channels, width, bias_init=torch_uniform(channels), **kw),
-    layers.Linear(width, channels, bias_init=torch_uniform(width), **kw),
+    layers.Linear(channels, width, bias_init=initializers.torch_uniform(channels), **kw),
+    layers.Linear(width, channels, bias_init=initializers.torch_uniform(width), **kw),
   )
 
 
@@ -83,8 +71,8 @@ def mlp_layers(sizes: Sequence[int], *, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx
       layers.Linear(
         inputs,
         outputs,
-        kernel_init=torch_uniform(inputs),
-        bias_init=torch_uniform(inputs),
+        kernel_init=initializers.torch_uniform(inputs),
+        bias_init=initializers.torch_uniform(inputs),
         dtype=dtype,
         rngs=rngs,
       )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ltss_jax.models import layers, pixel_decoder
+from ltss_jax.models import initializers, layers, pixel_decoder
 
 
 class AuxiliaryHead(nnx.Module):
@@ -23,13 +23,13 @@ class AuxiliaryHead(nnx.Module):
       rngs: `rngs.params` draws the initial weights.
     """
     self.conv = pixel_decoder.ConvGroupNorm(
-      channels, channels, 3, kernel_init=layers.uniform_fan_in, use_bias=False, rngs=rngs
+      channels, channels, 3, kernel_init=initializers.uniform_fan_in, use_bias=False, rngs=rngs
     )
     self.classifier = layers.Conv(
       channels,
       num_classes,
       (1, 1),
-      kernel_init=nnx.initializers.normal(0.001),
+      kernel_init=initializers.normal(0.001),
       dtype=jnp.float32,
       rngs=rngs,
     )

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ltss_jax.models import backbones, functional, layers
+from ltss_jax.models import backbones, functional, initializers, layers
 
 # Pixels of the image for a cell of the dilated res5.
 _RES5_STRIDE = 16
@@ -57,7 +57,7 @@ class Aspp(nnx.Module):
 
   def __init__(self, in_channels: int, config: DeepLabV3PlusConfig, rngs: nnx.Rngs):
     dtype, width = jnp.dtype(config.dtype), config.aspp_channels
-    kw = dict(kernel_init=layers.uniform_fan_in, dtype=dtype, rngs=rngs)
+    kw = dict(kernel_init=initializers.uniform_fan_in, dtype=dtype, rngs=rngs)
     self.branches = nnx.List(
       [layers.ConvNorm(in_channels, width, 1, **kw)]
       + [layers.ConvNorm(in_channels, width, 3, dilation=d, **kw) for d in config.aspp_dilations]
@@ -88,7 +88,7 @@ class DeepLabV3Plus(nnx.Module):
   def __init__(self, config: DeepLabV3PlusConfig, *, rngs: nnx.Rngs):
     dtype = jnp.dtype(config.dtype)
     backbone = dataclasses.replace(config.backbone, res5_dilation=2)
-    kw = dict(kernel_init=layers.uniform_fan_in, dtype=dtype, rngs=rngs)
+    kw = dict(kernel_init=initializers.uniform_fan_in, dtype=dtype, rngs=rngs)
     self.backbone = backbones.build(backbone, rngs=rngs)
     self.frozen_backbone = config.backbone.frozen
     channels = self.backbone.out_channels
@@ -103,7 +103,7 @@ class DeepLabV3Plus(nnx.Module):
       width,
       config.num_classes,
       (1, 1),
-      kernel_init=nnx.initializers.normal(0.001),
+      kernel_init=initializers.normal(0.001),
       dtype=dtype,
       rngs=rngs,
     )

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ltss_jax.models import layers
+from ltss_jax.models import initializers, layers
 
 NUM_REGISTERS = 4
 NUM_PREFIX = 1 + NUM_REGISTERS  # the class token and the registers, in front of the patches
@@ -131,7 +131,7 @@ class Attention(nnx.Module):
   """DINOv2's: one packed projection."""
 
   def __init__(self, channels: int, heads: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-    kw = dict(kernel_init=layers.truncated_normal, dtype=dtype, rngs=rngs)
+    kw = dict(kernel_init=initializers.truncated_normal, dtype=dtype, rngs=rngs)
     self.qkv = layers.Linear(channels, 3 * channels, **kw)
     self.proj = layers.Linear(channels, channels, **kw)
     self.heads = heads
@@ -145,7 +145,7 @@ class RotaryAttention(nnx.Module):
   """DINOv3's: projections of their own, that of the keys without a bias."""
 
   def __init__(self, channels: int, heads: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-    kw = dict(kernel_init=layers.truncated_normal, dtype=dtype, rngs=rngs)
+    kw = dict(kernel_init=initializers.truncated_normal, dtype=dtype, rngs=rngs)
     self.q_proj = layers.Linear(channels, channels, **kw)
     self.k_proj = layers.Linear(channels, channels, use_bias=False, **kw)
     self.v_proj = layers.Linear(channels, channels, **kw)
@@ -165,7 +165,7 @@ class SwiGlu(nnx.Module):
 
   def __init__(self, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
     hidden = 8 * channels // 3
-    kw = dict(kernel_init=layers.truncated_normal, dtype=dtype, rngs=rngs)
+    kw = dict(kernel_init=initializers.truncated_normal, dtype=dtype, rngs=rngs)
     self.fc1 = layers.Linear(channels, 2 * hidden, **kw)  # [gate, value]
     self.fc2 = layers.Linear(hidden, channels, **kw)
 
@@ -178,7 +178,7 @@ class RotaryMlp(nnx.Module):
   """DINOv3's feed-forward network: `layers.Mlp` under other names."""
 
   def __init__(self, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-    kw = dict(kernel_init=layers.truncated_normal, dtype=dtype, rngs=rngs)
+    kw = dict(kernel_init=initializers.truncated_normal, dtype=dtype, rngs=rngs)
     self.up_proj = layers.Linear(channels, 4 * channels, **kw)
     self.down_proj = layers.Linear(4 * channels, channels, **kw)
 
@@ -247,12 +247,12 @@ def _patches(image: jax.Array, conv: nnx.Conv, patch: int, dtype: jnp.dtype) -> 
 def _patch_conv(config: DinoConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.Conv:
   """Holds the weights of the patch projection."""
   size = (config.patch, config.patch)
-  kw = dict(kernel_init=layers.truncated_normal, dtype=dtype, rngs=rngs)
+  kw = dict(kernel_init=initializers.truncated_normal, dtype=dtype, rngs=rngs)
   return nnx.Conv(3, config.channels, size, strides=size, padding="VALID", **kw)
 
 
 def _token(count: int, channels: int, rngs: nnx.Rngs) -> nnx.Param:
-  return nnx.Param(layers.truncated_normal(rngs.params(), (1, count, channels), jnp.float32))
+  return nnx.Param(initializers.truncated_normal(rngs.params(), (1, count, channels)))
 
 
 class PatchEmbed(nnx.Module):

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ltss_jax.models import dino, functional, layers, mask2former
-from ltss_jax.models.attention import mlp_layers, torch_uniform
+from ltss_jax.models import dino, functional, initializers, layers, mask2former
+from ltss_jax.models.attention import mlp_layers
 from ltss_jax.models.backbones import BackboneConfig
 from ltss_jax.models.vit import ConvTransposePatch
 
@@ -81,7 +81,7 @@ class DepthwiseConv3x3(nnx.Module):
   """
 
   def __init__(self, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-    self.kernel = nnx.Param(torch_uniform(9)(rngs.params(), (3, 3, 1, channels)))
+    self.kernel = nnx.Param(initializers.torch_uniform(9)(rngs.params(), (3, 3, 1, channels)))
     self.dtype = dtype
 
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -110,13 +110,13 @@ class Eomt(nnx.Module):
     self.config = config
     self.backbone = dino.build(config.backbone.name, config.crop_size, **kw)
     self.q = nnx.Embed(
-      config.num_queries, channels, embedding_init=nnx.initializers.normal(1.0), rngs=rngs
+      config.num_queries, channels, embedding_init=initializers.normal(1.0), rngs=rngs
     )
     self.class_head = layers.Linear(
       channels,
       config.num_classes + mask2former.CLASS_HEADS[config.class_head].num_others,
-      kernel_init=torch_uniform(channels),
-      bias_init=torch_uniform(channels),
+      kernel_init=initializers.torch_uniform(channels),
+      bias_init=initializers.torch_uniform(channels),
       **kw,
     )
     self.mask_head = mlp_layers((channels,) * 4, **kw)

@@ -6,11 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-# The weight initialisers of the published model; the second is U(+-sqrt(3 / fan_in)).
-he_normal_fan_out = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
-uniform_fan_in = nnx.initializers.variance_scaling(1.0, "fan_in", "uniform")
-# Of linear layers and tables of transformers.
-truncated_normal = nnx.initializers.truncated_normal(0.02)
+from ltss_jax.models import initializers
 
 _NORM_EPSILON = 1e-5
 
@@ -147,7 +143,7 @@ class ConvNorm(nnx.Module):
     stride: int = 1,
     dilation: int = 1,
     norm: str = "batch_norm",
-    kernel_init: Callable = he_normal_fan_out,
+    kernel_init: Callable = initializers.he_normal_fan_out,
     dtype: jnp.dtype,
     rngs: nnx.Rngs,
   ):
@@ -240,7 +236,7 @@ class Mlp(nnx.Module):
   """Two linear layers with an exact GELU between them."""
 
   def __init__(self, channels: int, hidden: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-    kw = dict(kernel_init=truncated_normal, dtype=dtype, rngs=rngs)
+    kw = dict(kernel_init=initializers.truncated_normal, dtype=dtype, rngs=rngs)
     self.fc1 = Linear(channels, hidden, **kw)
     self.fc2 = Linear(hidden, channels, **kw)
 

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from kernels.ms_deform_attn import ms_deform_attn
-from ltss_jax.models import attention, layers, position
+from ltss_jax.models import attention, initializers, layers, position
 
 _NUM_GROUPS = 32  # of every group norm
 
@@ -84,7 +84,7 @@ class DeformableAttention(nnx.Module):
   def __init__(self, config: PixelDecoderConfig, rngs: nnx.Rngs):
     width, samples = config.channels, config.num_heads * NUM_LEVELS * config.num_points
     zeros = dict(kernel_init=nnx.initializers.zeros, dtype=jnp.float32, rngs=rngs)
-    xavier = dict(kernel_init=attention.xavier_uniform, dtype=jnp.float32, rngs=rngs)
+    xavier = dict(kernel_init=initializers.xavier_uniform, dtype=jnp.float32, rngs=rngs)
     bias = _spread_offsets(config.num_heads, config.num_points)
     self.sampling_offsets = layers.Linear(width, 2 * samples, bias_init=bias, **zeros)
     self.attention_weights = layers.Linear(width, samples, **zeros)
@@ -157,17 +157,17 @@ class PixelDecoder(nnx.Module):
     self, in_channels: tuple[int, int, int, int], config: PixelDecoderConfig, *, rngs: nnx.Rngs
   ):
     width = config.channels
-    projection = dict(kernel_init=attention.xavier_uniform, use_bias=True, rngs=rngs)
-    fpn = dict(kernel_init=layers.uniform_fan_in, use_bias=False, rngs=rngs)
+    projection = dict(kernel_init=initializers.xavier_uniform, use_bias=True, rngs=rngs)
+    fpn = dict(kernel_init=initializers.uniform_fan_in, use_bias=False, rngs=rngs)
     self.input_proj = nnx.List(
       [ConvGroupNorm(in_channels[i], width, 1, **projection) for i in (3, 2, 1)]
     )
-    self.level_embed = nnx.Param(jax.random.normal(rngs.params(), (NUM_LEVELS, width)))
+    self.level_embed = nnx.Param(initializers.normal(1.0)(rngs.params(), (NUM_LEVELS, width)))
     self.layers = nnx.List([EncoderLayer(config, rngs) for _ in range(config.num_layers)])
     self.adapter_1 = ConvGroupNorm(in_channels[0], width, 1, **fpn)
     self.layer_1 = ConvGroupNorm(width, width, 3, **fpn)
     self.mask_features = layers.Conv(
-      width, width, (1, 1), kernel_init=layers.uniform_fan_in, dtype=jnp.float32, rngs=rngs
+      width, width, (1, 1), kernel_init=initializers.uniform_fan_in, dtype=jnp.float32, rngs=rngs
     )
     self.remat = config.remat
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ltss_jax.models import layers
+from ltss_jax.models import initializers, layers
 
 DROP_PATH = 0.3
 _EPSILON = 1e-5
@@ -83,8 +83,8 @@ class WindowAttention(nnx.Module):
   """Multi-head attention within windows, with a learned bias per relative position."""
 
   def __init__(self, channels: int, heads: int, window: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-    kw = dict(kernel_init=layers.truncated_normal, dtype=dtype, rngs=rngs)
-    table = layers.truncated_normal(rngs.params(), ((2 * window - 1) ** 2, heads), jnp.float32)
+    kw = dict(kernel_init=initializers.truncated_normal, dtype=dtype, rngs=rngs)
+    table = initializers.truncated_normal(rngs.params(), ((2 * window - 1) ** 2, heads))
     self.relative_position_bias_table = nnx.Param(table)
     self.qkv = layers.Linear(channels, 3 * channels, **kw)
     self.proj = layers.Linear(channels, channels, **kw)
@@ -169,7 +169,7 @@ class PatchMerging(nnx.Module):
       4 * channels,
       2 * channels,
       use_bias=False,
-      kernel_init=layers.truncated_normal,
+      kernel_init=initializers.truncated_normal,
       dtype=dtype,
       rngs=rngs,
     )

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ltss_jax.models import attention, layers, position
+from ltss_jax.models import attention, initializers, layers, position
 
 NUM_LEVELS = 3
 
@@ -71,7 +71,7 @@ class TransformerDecoder(nnx.Module):
     width, depth = config.channels, range(config.num_layers)
 
     def embedding(count: int) -> nnx.Param:
-      return nnx.Param(jax.random.normal(rngs.params(), (count, width)))
+      return nnx.Param(initializers.normal(1.0)(rngs.params(), (count, width)))
 
     self.query_feat = embedding(config.num_queries)
     self.query_embed = embedding(config.num_queries)

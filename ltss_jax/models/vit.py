@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ltss_jax.models import bicubic, layers
+from ltss_jax.models import bicubic, initializers, layers
 
 DROP_PATH = 0.1
 _BLOCK_EPSILON = 1e-5
@@ -83,7 +83,7 @@ class FrozenProjection(nnx.Module):
   """Kernel and bias of the patch embedding."""
 
   def __init__(self, shape: tuple[int, ...], rngs: nnx.Rngs):
-    self.kernel = layers.Frozen(layers.uniform_fan_in(rngs.params(), shape, jnp.float32))
+    self.kernel = layers.Frozen(initializers.uniform_fan_in(rngs.params(), shape))
     self.bias = layers.Frozen(jnp.zeros(shape[-1]))
 
 
@@ -92,7 +92,7 @@ class Attention(nnx.Module):
 
   def __init__(self, channels: int, heads: int, window: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
     """`window` 0 attends to the whole map."""
-    kw = dict(kernel_init=layers.truncated_normal, dtype=dtype, rngs=rngs)
+    kw = dict(kernel_init=initializers.truncated_normal, dtype=dtype, rngs=rngs)
     self.qkv = layers.Linear(channels, 3 * channels, **kw)
     self.proj = layers.Linear(channels, channels, **kw)
     if window:
@@ -159,7 +159,7 @@ class ConvTransposePatch(nnx.Module):
   def __init__(self, channels: int, size: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
     shape = (size, size, channels, channels)
     # Each output sees one cell, so the fan-in is the number of channels alone.
-    kernel = layers.uniform_fan_in(rngs.params(), (channels, size * size * channels), jnp.float32)
+    kernel = initializers.uniform_fan_in(rngs.params(), (channels, size * size * channels))
     self.kernel = nnx.Param(kernel.reshape(channels, size, size, channels).transpose(1, 2, 0, 3))
     self.bias = nnx.Param(jnp.zeros(channels))
     self.size, self.dtype = shape[0], dtype
@@ -191,7 +191,7 @@ def pyramid_branch(
 ) -> nnx.List:
   """Layers from the stride-16 map to the output `name`, one after the other, no activation."""
   kw = dict(dtype=dtype, rngs=rngs)
-  conv = dict(use_bias=False, kernel_init=layers.he_normal_fan_out, **kw)
+  conv = dict(use_bias=False, kernel_init=initializers.he_normal_fan_out, **kw)
   if name == "res2":
     resample = ConvTransposePatch(channels, 4, **kw)
   elif name == "res3":

@@ -45,16 +45,9 @@ def _start_function(
   return start
 
 
-def init_weights(objective: architectures.Objective, seed: int, mesh: Mesh) -> tuple[Any, Any]:
-  """Fresh (params, stats), replicated over the mesh; the same bits for a seed on any mesh.
-
-  Every device draws all of them: what draws a part only may round otherwise.
-  """
-
-  def init(seed):
-    return objective.init(jax.random.key(seed))
-
-  return jax.jit(init, static_argnums=0, out_shardings=mesh_lib.replicated(mesh))(seed)
+def init_weights(objective: architectures.Objective, seed: int) -> tuple[Any, Any]:
+  """Fresh (params, stats), the same bits for a seed everywhere; not yet on a mesh."""
+  return objective.init(jax.random.key(seed))
 
 
 def start_state(
@@ -89,7 +82,7 @@ def init_state(
   ema_decay: float = 0.0,
 ) -> TrainState:
   """Fresh state, divided over the mesh; the same bits for the same seed on any mesh."""
-  weights = init_weights(objective, seed, mesh)
+  weights = init_weights(objective, seed)
   return start_state(objective, optimizer, *weights, mesh, ema_decay)
 
 

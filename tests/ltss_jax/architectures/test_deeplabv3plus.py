@@ -104,7 +104,7 @@ TRANSFORM = optax.sgd(1e-3)
 
 @pytest.fixture(scope="module")
 def fresh_state():
-  """In host memory: initialisation takes as long to compile as a step."""
+  """In host memory, for every step that starts from it."""
   mesh = mesh_lib.data_mesh(jax.devices()[:1])
   return jax.device_get(train_step.init_state(objective(), TRANSFORM, 0, mesh))
 
