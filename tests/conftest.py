@@ -5,13 +5,12 @@ import shutil
 import signal
 import tempfile
 
+from tests import programs
+
 # Tests run on the CPU, whatever the machine has; set the variable to test on an accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Four virtual devices, for what must not depend on their number; and as most programs run once,
-# compiling them fast counts for more than making them fast.
-os.environ.setdefault(
-  "XLA_FLAGS", "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=1"
-)
+# Four virtual devices, for what must not depend on their number.
+os.environ.setdefault("XLA_FLAGS", programs.xla_flags(4))
 # Paths such as gs:// without TensorFlow, where it is installed, too.
 os.environ.setdefault("EPATH_USE_TF", "false")
 
