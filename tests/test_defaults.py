@@ -60,7 +60,6 @@ OTHER_THINGS = {
   "input_pipeline/class_tables.py ClassTable.ignore_label": "of published data sets",
   "ltss_jax/api.py load.step": "the latest checkpoint, a name for 0",
   "ltss_jax/checkpoint/run.py __init__.keep": "of checkpoints that are only read",
-  "ltss_jax/models/attention.py init.dtype": "of initial weights",
   "ltss_jax/models/layers.py __init__.norm": "of the decoders, whose norms are always trained",
   "ltss_jax/models/resnet.py __init__.norm": "of a layer",
   "ltss_jax/models/pixel_decoder.py PixelDecoderConfig.num_points": "samples of the attention",

@@ -11,9 +11,9 @@ leaf's shape.
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 Initializer = Callable[..., jax.Array | np.ndarray]
@@ -45,10 +45,12 @@ def _flat(draw: _Draw, key: jax.Array, size: int, scale: np.float32) -> jax.Arra
 
 
 def _initializer(draw: _Draw, scale_of: Callable[[Sequence[int]], float]) -> Initializer:
-  """(key, shape, dtype) -> weights [*shape], always float32; `scale_of` maps shapes to scales."""
+  """(key, shape) -> weights [*shape], float32; `scale_of` maps a shape to the scale of its draw.
 
-  def init(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32, **_):
-    del dtype  # Parameters are float32, whatever is computed in.
+  What else nnx hands over, the type and the sharding of parameters, is the same for all of them.
+  """
+
+  def init(key: jax.Array, shape: Sequence[int], *_: Any, **__: Any) -> jax.Array | np.ndarray:
     scale, count = np.float32(scale_of(shape)), math.prod(shape)
     if isinstance(key, jax.core.Tracer):
       return draw(key, shape, scale)

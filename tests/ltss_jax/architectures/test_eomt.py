@@ -149,7 +149,7 @@ def test_the_masks_of_a_step_follow_from_its_number_alone():
   """Two losses of one state and one key differ where their probabilities do, in one program."""
   mesh = mesh_lib.data_mesh(jax.devices()[:1])
   model = eomt.objective(config_of(), loss_of(steps=40), mesh)
-  params, stats = jax.jit(model.init)(jax.random.key(0))
+  params, stats = model.init(jax.random.key(0))
   params["q"]["embedding"] *= 3  # as many positive mask logits as negative ones
   data = batch(2)
   data["image"] = architectures.normalize(data["image"])

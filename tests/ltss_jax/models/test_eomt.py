@@ -132,7 +132,7 @@ def test_a_query_is_masked_in_an_image_with_the_probability():
 @pytest.fixture(scope="module")
 def tiny_model():
   model = eomt.functions(tiny())
-  params, stats = jax.jit(model.init)(jax.random.key(0))
+  params, stats = model.init(jax.random.key(0))
   # As many positive as negative mask logits, so that masks bar something.
   params["q"]["embedding"] *= 3
 
@@ -208,7 +208,7 @@ def test_no_gradient_passes_the_attention_masks(tiny_model):
 def test_remat_the_loop_over_blocks_and_bfloat16_change_nothing_but_rounding():
   def run(**fields):
     model = eomt.functions(tiny("dinov3_mini", **{"num_blocks": 1} | fields))
-    params, stats = jax.jit(model.init)(jax.random.key(0))
+    params, stats = model.init(jax.random.key(0))
     key = jax.random.key(3)
 
     def loss(params):
@@ -226,7 +226,7 @@ def test_remat_the_loop_over_blocks_and_bfloat16_change_nothing_but_rounding():
 def test_rotary_positions_are_rescaled_in_training_alone():
   def run(train, frozen=False):
     model = eomt.functions(tiny("dinov3_mini", freeze_backbone=frozen))
-    params, stats = jax.jit(model.init)(jax.random.key(0))
+    params, stats = model.init(jax.random.key(0))
     for block in params["backbone"]["blocks"].values():  # so that attention depends on positions
       for name in ("q_proj", "k_proj"):
         block["attention"][name]["kernel"] *= 20
