@@ -103,6 +103,23 @@ def rotate(x: jax.Array, rotation: Rotation) -> jax.Array:
   return jnp.concatenate([prefix, turned.astype(x.dtype)], axis=1)
 
 
+@jax.checkpoint
+def _weighted_mean(query: jax.Array, key: jax.Array, value: jax.Array, mask) -> jax.Array:
+  """What `_attend` computes, of [B, heads, T, D] each.
+
+  The backward pass computes the float32 weights [B, heads, T, T] again: kept, those of all blocks
+  take more memory in a training step than everything else. (XLA for CPUs keeps them all the same.)
+  """
+  kw = dict(preferred_element_type=jnp.float32)
+  scale = query.shape[-1] ** -0.5
+  logits = jnp.einsum("bhtd,bhsd->bhts", scale * query, key, **kw)
+  if mask is not None:
+    logits = jnp.where(mask, logits, -jnp.inf)
+  weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
+  x = jnp.einsum("bhts,bhsd->bhtd", weights.astype(value.dtype), value, **kw)
+  return (x / weights.sum(-1, keepdims=True)).astype(value.dtype)
+
+
 def _attend(
   query: jax.Array, key: jax.Array, value: jax.Array, heads: int, mask, rotation
 ) -> jax.Array:
@@ -116,14 +133,7 @@ def _attend(
   if rotation is not None:
     query, key = rotate(query, rotation), rotate(key, rotation)
   query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))  # [B, heads, T, D]
-  kw = dict(preferred_element_type=jnp.float32)
-  scale = query.shape[-1] ** -0.5
-  logits = jnp.einsum("bhtd,bhsd->bhts", scale * query, key, **kw)
-  if mask is not None:
-    logits = jnp.where(mask, logits, -jnp.inf)
-  weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True)))
-  x = jnp.einsum("bhts,bhsd->bhtd", weights.astype(value.dtype), value, **kw)
-  x = (x / weights.sum(-1, keepdims=True)).astype(value.dtype)
+  x = _weighted_mean(query, key, value, mask)
   return x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], -1)
 
 

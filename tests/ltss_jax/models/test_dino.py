@@ -136,3 +136,14 @@ def test_layers_above_count_the_blocks_behind_a_parameter():
   }
   assert {path: dino.layers_above("dinov2_s", path) for path in by_hand} == by_hand
   assert dino.layers_above("dinov2_g", "reg_token") == 39
+
+
+@pytest.mark.parametrize("attention", [dino.Attention, dino.RotaryAttention])
+def test_attention_weights_are_not_kept_for_the_backward_pass(attention):
+  """On accelerators; XLA for CPUs takes both computations of them for one."""
+  tokens, heads = 64, 4
+  rotation = dino.rotary_positions(8, 8, 8) if attention is dino.RotaryAttention else None
+  layer = attention(32, heads, dtype=jnp.float32, rngs=nnx.Rngs(0))
+  _, backward = jax.vjp(lambda x: layer(x, None, rotation), jnp.ones((1, tokens, 32)))
+  kept = [x.size for x in jax.tree.leaves(backward)]
+  assert 3 * tokens * 32 <= sum(kept) and max(kept) < heads * tokens**2
