@@ -33,7 +33,7 @@ EOMT_G := configs/ade20k.py:model=eomt,backbone=dinov2_g
 help:
 	@echo "Times are of two CPU cores, without the first installation (about a minute and a half)."
 	@echo "make demo     3-6 min  draw the embedded data set, train and evaluate on it"
-	@echo "make study      2-3 h  compare the methods for long tails on it, with all models (EoMT's time not in it); goes on where stopped"
+	@echo "make study      4-5 h  compare the methods for long tails on it, with all models; goes on where stopped"
 	@echo "make test      25 min  the tests, without the slow ones"
 	@echo "make test-slow 24 min  complete runs that must reach the README's results, and longer checks"
 	@echo "make test-newest       the same tests with the newest Python found and the newest releases allowed"
