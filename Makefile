@@ -104,7 +104,7 @@ aot: $(AOT_TPU)/.installed $(AOT_GPU)/.installed
 	$(AOT_GPU)/bin/python -m benchmarks.aot_train_step --target=h100 --config=configs/coco_stuff_lt.py \
 	  --config.batch_size=4
 
-# Two to eight minutes of processor time each, but for v6e, whose time is not known.
+# Two to ten minutes of processor time each.
 aot-eomt: $(AOT_TPU)/.installed $(AOT_GPU)/.installed
 	$(AOT_TPU)/bin/python $(TRAIN_STEP) --target=v5e --config=$(EOMT_L) --config.mesh.fsdp=4 \
 	  --config.model.remat=True
