@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import ml_collections
 import optax
 from absl import logging
@@ -63,7 +62,7 @@ def initial_state(
   is_backbone = info.get("contents") == "backbone"
   if info and not is_backbone:  # The number of classes alone may differ.
     run_config.check_weights(directory, info, config, info.get("num_classes"))
-  fresh = jax.device_get(train_step.init_weights(objective, config.seed))
+  fresh = train_step.init_weights(objective, config.seed)
   if config.model.freeze_backbone:
     _warn_of_frozen_beginners(fresh[0], (params, stats), source)
   rows = None if is_backbone else class_rows_of(directory, info, dataset.metadata.class_names)

@@ -46,8 +46,8 @@ def _start_function(
 
 
 def init_weights(objective: architectures.Objective, seed: int) -> tuple[Any, Any]:
-  """Fresh (params, stats), the same bits for a seed everywhere; not yet on a mesh."""
-  return objective.init(jax.random.key(seed))
+  """Fresh (params, stats) in host memory, the same bits for a seed in all processes."""
+  return jax.device_get(objective.init(jax.random.key(seed)))
 
 
 def start_state(
