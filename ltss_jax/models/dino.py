@@ -14,16 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ltss_jax.models import initializers, layers
+from ltss_jax.models import initializers, layers, position
+from ltss_jax.models.position import Rotation
 
 NUM_REGISTERS = 4
 NUM_PREFIX = 1 + NUM_REGISTERS  # the class token and the registers, in front of the patches
-_ROTARY_BASE = 100.0
 # Largest factor of the patches' coordinates in training, and its inverse the smallest.
 _ROTARY_RESCALE = 2.0
-
-# Cosines and sines of the rotary positions of the patches, [N, D] each.
-Rotation = tuple[jax.Array, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,46 +60,6 @@ CONFIGS = {
 }
 
 
-def rotary_positions(
-  height: int, width: int, head_dim: int, rescale: jax.Array | float = 1.0
-) -> Rotation:
-  """Cosines and sines of the angles by which patches turn their queries and keys.
-
-  Args:
-    height: rows of patches.
-    width: columns of patches.
-    head_dim: D, a multiple of 4.
-    rescale: factor of all coordinates.
-
-  Returns:
-    Two [height * width, D] float32, patches row by row; a half of D repeats the other, and holds
-    the angles of the rows, then those of the columns.
-  """
-  frequency = _ROTARY_BASE ** -(np.arange(head_dim // 4) / (head_dim // 4))
-  centres = [(np.arange(side) + 0.5) / side * 2 - 1 for side in (height, width)]
-  grid = np.stack(np.meshgrid(*centres, indexing="ij"), -1).reshape(-1, 2, 1)  # [N, 2, 1]
-  angles = (2 * np.pi * grid * frequency).reshape(len(grid), -1)  # [N, D / 2]
-  angles = rescale * jnp.asarray(np.tile(angles, 2), jnp.float32)
-  return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x: jax.Array, rotation: Rotation) -> jax.Array:
-  """Turns the last tokens, the patches, by their angles; those in front stay as they are.
-
-  Args:
-    x: [B, T, heads, D], T at least the number of patches.
-    rotation: of N patches, [N, D] each.
-
-  Returns:
-    Like x.
-  """
-  cos, sin = (part[:, None] for part in rotation)  # [N, 1, D]
-  prefix, patches = jnp.split(x, [x.shape[1] - len(cos)], axis=1)
-  first, second = jnp.split(patches.astype(jnp.float32), 2, axis=-1)
-  turned = jnp.concatenate([first, second], -1) * cos + jnp.concatenate([-second, first], -1) * sin
-  return jnp.concatenate([prefix, turned.astype(x.dtype)], axis=1)
-
-
 @jax.checkpoint
 def _weighted_mean(query: jax.Array, key: jax.Array, value: jax.Array, mask) -> jax.Array:
   """What `_attend` computes, of [B, heads, T, D] each.
@@ -131,7 +88,7 @@ def _attend(
   """
   query, key, value = (x.reshape(*x.shape[:2], heads, -1) for x in (query, key, value))
   if rotation is not None:
-    query, key = rotate(query, rotation), rotate(key, rotation)
+    query, key = position.rotate(query, rotation), position.rotate(key, rotation)
   query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))  # [B, heads, T, D]
   x = _weighted_mean(query, key, value, mask)
   return x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], -1)
@@ -360,7 +317,9 @@ class DinoV3(nnx.Module):
     if rngs is not None:
       bound = np.log(_ROTARY_RESCALE)
       rescale = jnp.exp(jax.random.uniform(rngs.dropout(), minval=-bound, maxval=bound))
-    return rotary_positions(height, width, self.config.channels // self.config.heads, rescale)
+    return position.rotary_positions(
+      height, width, self.config.channels // self.config.heads, rescale
+    )
 
 
 def _with_prefix(patches: jax.Array, *tokens: nnx.Param) -> jax.Array:

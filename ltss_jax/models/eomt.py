@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ltss_jax.models import dino, functional, initializers, layers, mask2former
+from ltss_jax.models import dino, functional, initializers, layers, mask2former, position
 from ltss_jax.models.attention import mlp_layers
 from ltss_jax.models.backbones import BackboneConfig
 from ltss_jax.models.vit import ConvTransposePatch
@@ -167,7 +167,7 @@ class Eomt(nnx.Module):
     return (nnx.remat(function) if self.config.remat else function)(module, *inputs)
 
   def _run_free(
-    self, blocks: list[nnx.Module], x: jax.Array, rotation: dino.Rotation | None, train: bool
+    self, blocks: list[nnx.Module], x: jax.Array, rotation: position.Rotation | None, train: bool
   ) -> jax.Array:
     """The blocks in front of the queries; as a loop they are compiled once, not one by one."""
     if not (train and self.config.scan_blocks and blocks):

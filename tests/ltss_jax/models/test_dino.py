@@ -1,7 +1,4 @@
-"""The encoders' shapes and rotary positions; their outputs are tested with those of EoMT."""
-
-import cmath
-import math
+"""The encoders' shapes and sizes; their outputs are tested with those of EoMT."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from ltss_jax.models import dino
+from ltss_jax.models import dino, position
 from ltss_jax.weights import trees
 
 
@@ -52,45 +49,6 @@ def test_encoders_have_the_published_shapes(name, channels, depth, heads, hidden
     assert parameters["reg_token"] == (1, 4, channels)
 
 
-def angles(height, width, dim, rescale):
-  """The published rule, number by number: [height * width, dim]."""
-  rows = []
-  for y in range(height):
-    for x in range(width):
-      place = [2 * (y + 0.5) / height - 1, 2 * (x + 0.5) / width - 1]
-      half = [
-        2 * math.pi * rescale * p * 100 ** (-k / (dim / 4)) for p in place for k in range(dim // 4)
-      ]
-      rows.append(half + half)
-  return np.array(rows)
-
-
-@pytest.mark.parametrize(("height", "width"), [(4, 4), (2, 5)])
-@pytest.mark.parametrize("rescale", [1.0, 1.7])
-def test_rotary_positions_are_those_of_a_plain_account(height, width, rescale):
-  cos, sin = dino.rotary_positions(height, width, 16, rescale)
-  expected = angles(height, width, 16, rescale)
-  # float32 of angles up to 11.
-  np.testing.assert_allclose(cos, np.cos(expected), atol=2e-6)
-  np.testing.assert_allclose(sin, np.sin(expected), atol=2e-6)
-
-
-def test_rotation_turns_pairs_of_the_patches_and_leaves_what_is_in_front():
-  """A channel of the first half and its partner of the second are one complex number."""
-  rng = np.random.default_rng(0)
-  x = rng.standard_normal((2, 3 + 10, 2, 8)).astype(np.float32)  # 3 tokens in front, 2 heads
-  turned = np.asarray(dino.rotate(jnp.asarray(x), dino.rotary_positions(2, 5, 8)))
-  np.testing.assert_array_equal(turned[:, :3], x[:, :3])
-  by = angles(2, 5, 8, 1.0)
-  for batch, patch, head, k in np.ndindex(2, 10, 2, 4):
-    before = complex(*x[batch, 3 + patch, head, [k, k + 4]])
-    expected = before * cmath.exp(1j * by[patch, k])
-    after = complex(*turned[batch, 3 + patch, head, [k, k + 4]])
-    assert abs(after - expected) < 1e-5
-  half = dino.rotate(jnp.asarray(x, jnp.bfloat16), dino.rotary_positions(2, 5, 8))
-  assert half.dtype == jnp.bfloat16
-
-
 def test_training_multiplies_the_coordinates_by_a_factor_between_a_half_and_two():
   model = nnx.eval_shape(lambda: dino.build("dinov3_mini", 64, dtype=jnp.float32, rngs=nnx.Rngs(0)))
   image = jnp.zeros((1, 32, 48, 3))  # 2 x 3 patches
@@ -107,7 +65,9 @@ def test_training_multiplies_the_coordinates_by_a_factor_between_a_half_and_two(
   # Log-uniform: half of them below 1; four standard deviations of 400 draws.
   assert abs((factors < 1).mean() - 0.5) < 0.1
   assert abs((factors < 2**-0.5).mean() - 0.25) < 0.09
-  np.testing.assert_array_equal(model.rotation(image, None)[0], dino.rotary_positions(2, 3, 16)[0])
+  np.testing.assert_array_equal(
+    model.rotation(image, None)[0], position.rotary_positions(2, 3, 16)[0]
+  )
 
 
 def test_images_of_other_sizes_are_refused():
@@ -142,7 +102,7 @@ def test_layers_above_count_the_blocks_behind_a_parameter():
 def test_attention_weights_are_not_kept_for_the_backward_pass(attention):
   """On accelerators; XLA for CPUs takes both computations of them for one."""
   tokens, heads = 64, 4
-  rotation = dino.rotary_positions(8, 8, 8) if attention is dino.RotaryAttention else None
+  rotation = position.rotary_positions(8, 8, 8) if attention is dino.RotaryAttention else None
   layer = attention(32, heads, dtype=jnp.float32, rngs=nnx.Rngs(0))
   _, backward = jax.vjp(lambda x: layer(x, None, rotation), jnp.ones((1, tokens, 32)))
   kept = [x.size for x in jax.tree.leaves(backward)]

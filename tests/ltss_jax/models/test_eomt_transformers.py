@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ltss_jax.losses import mask_costs, mask_criterion, matching, points
-from ltss_jax.models import dino, eomt
+from ltss_jax.models import dino, eomt, position
 from ltss_jax.weights import eomt_transformers, official
 from tests import recipes
 from tests.golden import eomt_transformers as judge, mask_criterion as criterion_judge
@@ -27,13 +27,13 @@ def encoders(monkeypatch):
   for kind in judge.KINDS:
     config = dino.DinoConfig(rotary=kind == "dinov3", swiglu="swiglu" in kind, **shape)
     monkeypatch.setitem(dino.CONFIGS, kind, config)
-  rotary_positions = dino.rotary_positions
+  rotary_positions = position.rotary_positions
 
   def rescaled(height, width, head_dim, rescale=1.0):
     is_drawn = isinstance(rescale, jax.Array)
     return rotary_positions(height, width, head_dim, judge.RESCALE if is_drawn else 1.0)
 
-  monkeypatch.setattr(dino, "rotary_positions", rescaled)
+  monkeypatch.setattr(position, "rotary_positions", rescaled)
 
 
 def model_of(kind):
