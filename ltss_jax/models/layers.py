@@ -121,10 +121,21 @@ class BatchNorm(nnx.BatchNorm):
         f"batch norm in training has one value of each channel to normalise (shape {x.shape}), and"
         " so no variance; take a larger batch or larger crops"
       )
-    kept = self.momentum * self.var[...]
-    y = super().__call__(x, use_running_average=False)
-    self.var[...] += (self.var[...] - kept) / (n - 1)
-    return y
+    x, scale, bias = self.promote_dtype((x, self.scale[...], self.bias[...]), dtype=self.dtype)
+    axes = tuple(range(x.ndim - 1))
+    wide = x.astype(jnp.float32)
+    mean, square = jnp.mean(wide, axes), jnp.mean(jnp.square(wide), axes)
+    var = jnp.maximum(square - jnp.square(mean), 0.0)
+    # Not `self.mean[...] = `: flax 0.12 asks a traced array for its sharding there, and JAX writes
+    # an error message for which it searches the whole program: a quarter of Mask2Former R50's
+    # tracing.
+    self.mean.set_value(self._moved(self.mean[...], mean))
+    self.var.set_value(self._moved(self.var[...], var * (n / (n - 1))))
+    y = (x - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias
+    return y.astype(self.dtype)
+
+  def _moved(self, running: jax.Array, of_batch: jax.Array) -> jax.Array:
+    return self.momentum * running + (1 - self.momentum) * of_batch
 
 
 class ConvNorm(nnx.Module):

@@ -1,5 +1,7 @@
 """Layers against Flax and torch's definitions."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,6 +55,20 @@ def test_running_variance_is_unbiased_and_normalisation_is_not():
   norm(x[:1, :, :1], train=False)  # a single value of each channel is no matter here ...
   with pytest.raises(ValueError, match=r"one value of each channel .*\(1, 1, 1, 1\).*larger batch"):
     norm(x[:1, :, :1], train=True)  # ... and has no variance here
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_batch_norm_is_flaxs_but_for_the_running_variance(dtype):
+  x = jax.random.normal(jax.random.key(0), (2, 5, 7, 6), dtype) * 3 + 1
+  flaxs = functools.partial(nnx.BatchNorm, momentum=0.9)
+  ours, judge = (norm(6, rngs=nnx.Rngs(0), dtype=dtype) for norm in (layers.BatchNorm, flaxs))
+  for norm in (ours, judge):
+    norm.scale[...] = jnp.linspace(0.5, 2, 6)
+    norm.bias[...] = jnp.linspace(-1, 1, 6)
+  mine, theirs = ours(x, train=True), judge(x, use_running_average=False)
+  assert mine.dtype == theirs.dtype == dtype
+  np.testing.assert_array_equal(mine, theirs)
+  np.testing.assert_array_equal(ours.mean[...], judge.mean[...])
 
 
 def test_batch_norm_is_torchs_over_steps():
