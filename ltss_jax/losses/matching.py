@@ -13,12 +13,14 @@ import numpy as np
 import optax
 import scipy.optimize
 
+from ltss_jax.losses import host_function
+
 BACKENDS = ("scipy", "optax")
 # What a cost that is no number, or larger than this, counts as. Regular costs are below 1e3, and
 # sums over a whole assignment stay finite in float32.
 MAX_COST = 1e6
-# Numbers in one operand of the callback. JAX copies up to 100 KiB at once, see `_call_host`.
-_PIECE = 16384
+# Under which name XLA's programs for CPUs know `solve_with_scipy`.
+_SOLVE = "ltss_jax_least_cost_assignment"
 
 
 class Pairs(NamedTuple):
@@ -67,24 +69,23 @@ def match(costs: jax.Array, repeats: jax.Array, backend: str, num_columns: int) 
 
 
 def _call_host(costs: jax.Array, repeats: jax.Array) -> jax.Array:
-  """Scipy's answers, through one callback that gets costs and repeats, in pieces.
+  """Scipy's answers; the host repeats the columns, so that what travels does not grow with them.
 
-  The host repeats the columns, so that what travels does not grow with them.
-
-  JAX copies a callback's operands to its CPU client, larger ones on threads that the program itself
-  may hold: with several CPU devices, or one core, such a program stops for ever at the first look
-  at an operand (jax-ml/jax issues 24255, 25861). Small ones are copied at once.
+  A program for CPUs calls scipy through XLA's own interface: it can be kept in the cache of
+  compiled programs, which JAX's callbacks keep it out of, and waits for no other thread.
   """
-  num_problems, num_queries, num_targets = costs.shape
-  # The repeats as one more row.
-  flat = jnp.concatenate([costs, repeats[:, None].astype(jnp.float32)], axis=1).reshape(-1)
-  pieces = [flat[i : i + _PIECE] for i in range(0, flat.size, _PIECE)]
+  of_cpu = jax.ffi.ffi_call(_SOLVE, _answer_of(costs))
+  return jax.lax.platform_dependent(costs, repeats, cpu=of_cpu, default=_call_back)
 
-  def solve(*pieces):
-    rows = np.concatenate(pieces).reshape(num_problems, num_queries + 1, num_targets)
-    return solve_with_scipy(rows[:, :-1], rows[:, -1].astype(np.int32))
 
-  return jax.pure_callback(solve, jax.ShapeDtypeStruct(costs.shape[:2], jnp.int32), *pieces)
+def _call_back(costs: jax.Array, repeats: jax.Array) -> jax.Array:
+  """`_call_host` for accelerators, whose memory the host cannot read."""
+  solve = lambda *problems: solve_with_scipy(*map(np.asarray, problems))  # noqa: E731
+  return jax.pure_callback(solve, _answer_of(costs), costs, repeats)
+
+
+def _answer_of(costs: jax.Array) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct(costs.shape[:2], jnp.int32)
 
 
 def solve_with_scipy(costs: np.ndarray, repeats: np.ndarray) -> np.ndarray:
@@ -103,6 +104,9 @@ def solve_with_scipy(costs: np.ndarray, repeats: np.ndarray) -> np.ndarray:
     query, column = scipy.optimize.linear_sum_assignment(cost[:, target_of_column])
     answer[query] = target_of_column[column]
   return target_of_query
+
+
+host_function.register(_SOLVE, solve_with_scipy)
 
 
 def _solve_on_device(cost: jax.Array, repeats: jax.Array, num_columns: int) -> jax.Array:

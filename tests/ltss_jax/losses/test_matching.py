@@ -81,10 +81,11 @@ def test_no_targets(backend):
   np.testing.assert_array_equal(match(costs, valid, backend=backend), np.full((2, 3), -1))
 
 
-def test_costs_larger_than_a_piece_travel_to_the_host_in_order():
-  costs, valid = problems(np.random.default_rng(0), 60, 25, number=40)
-  assert costs.size > 3 * 16384
-  assert_optimal(costs, valid, match(costs, valid, backend="scipy"), rtol=1e-6)
+def test_accelerators_call_back_for_the_same_answers():
+  costs, valid = problems(np.random.default_rng(0), 60, 25, number=4)
+  repeats = valid.astype(np.int32)
+  answer = jax.jit(matching._call_back)(costs, repeats)
+  np.testing.assert_array_equal(answer, matching.solve_with_scipy(costs, repeats))
 
 
 MANY_CALLS = """
@@ -108,8 +109,8 @@ print(jax.block_until_ready(answer).shape)
 
 
 @pytest.mark.slow
-def test_callbacks_of_several_cpu_devices_do_not_wait_for_each_other():
-  """With 256 KB of costs in one operand, most runs of this stood still after a few calls."""
+def test_calls_of_several_cpu_devices_do_not_wait_for_each_other():
+  """As callbacks of JAX, most runs of this stood still after a few calls."""
   env = programs.environment(devices=4, JAX_PLATFORMS="cpu")
   # It takes some three seconds.
   done = programs.run("-c", MANY_CALLS, env=env, timeout=120, check=True)
