@@ -68,11 +68,13 @@ def main(argv: list[str]) -> None:
   """Runs what --mode says; prints the table of results."""
   del argv
   # Imported here, so that a wrong flag is reported at once and loader processes never import them.
-  from ltss_jax import console, mesh
+  from ltss_jax import compilation_cache, console, mesh
 
   console.setup_logging()
   with console.one_message_per_error():
     mesh.initialize_distributed(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    if _MODE.value != "report":
+      compilation_cache.enable(_CONFIG.value.compilation_cache)
     file_and_variants = config_flags.get_config_filename(flags.FLAGS["config"])
     _run(_CONFIG.value, _WORKDIR.value or console.default_workdir(file_and_variants))
 

@@ -60,6 +60,9 @@ _TEST_BACKBONES = ("swin_mini", "vit_mini", "dinov2_mini", "dinov3_mini")
 FIELDS = {
   "seed": Field(0, Range(0, 2**32 - 1)),  # of initialisation, image order, augmentation and dropout
   "batch_size": Field(16, COUNT),  # images a step, over all devices and processes
+  # Folder (local or gs://) of compiled programs, which the next start reads instead of compiling
+  # them again; "auto": in the user's cache folder. "": none.
+  "compilation_cache": "auto",
   # The data set and its augmentation.
   "data": {
     # Data set; the config file sets it.
@@ -192,7 +195,7 @@ FIELDS = {
     "logit_adjustment_tau": Field(1.0, NOT_NEGATIVE),
     "focal_gamma": Field(2.0, NOT_NEGATIVE),  # exponent of 1 - p
     # mask2former and eomt only, from here on.
-    # "scipy": on the host; "optax": on the device, slower, no host callback.
+    # "scipy": on the host; "optax": on the device, slower, without a call of the host.
     "matcher": Field("scipy", ("scipy", "optax")),
     "num_points": Field(12_544, COUNT),  # a mask, at which it is compared with a target
     # Candidates drawn for the loss's points, of num_points.

@@ -15,6 +15,7 @@ ANYTHING = None
 # The rooms of ltss_jax from the ground up -> the rooms below them that they import. docs/design.md
 # draws them.
 ROOMS = {
+  "compilation_cache": (),
   "console": (),
   "mesh": (),
   "optimizer": (),
@@ -93,6 +94,7 @@ RULES = {
   "kernels": {"jax", "kernels", "numpy"},
   "kernels.ms_deform_attn.bench": {"jax", "kernels", "numpy", "torch"},
   "ltss_jax": set(),
+  "ltss_jax.compilation_cache": {"absl", "etils", "jax", "platformdirs"},
   "ltss_jax.console": {"absl"},
   "ltss_jax.mesh": {"absl", "jax", "numpy"},
   "ltss_jax.optimizer": {"jax", "optax"},

@@ -14,6 +14,7 @@ FILE_NAME = "config.json"
 
 # They change where data lie, how fast and how often things happen, never the trained weights.
 _FREE_TO_CHANGE = (
+  "compilation_cache",
   "data.dir",
   "data.root",
   "data.ignore_label",  # data.json has the one that labels were read with

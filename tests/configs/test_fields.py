@@ -107,6 +107,7 @@ CHECKED = {
 }
 # Switches, free text, and tuples, which configs/validation.py has checks for.
 UNCHECKED = {
+  "compilation_cache": "auto",
   "data.color_jitter": True,
   "data.copy_paste_classes": (),
   "data.copy_paste_flip": False,

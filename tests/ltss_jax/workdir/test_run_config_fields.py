@@ -22,6 +22,7 @@ FIELDS = field_names(common.get_config())
 # What may change when a run goes on: it reaches neither the model nor the loss, the optimizer or
 # the stream of batches, but for how many workers make the batches ready.
 FREE_TO_CHANGE = {
+  "compilation_cache",
   *("data.dir", "data.root", "data.ignore_label", "data.num_workers", "data.prefetch"),
   *("train.max_nonfinite_steps", "train.log_images_every_steps", "train.log_images"),
   *("train.report", "train.wandb_project", "train.profile_steps"),
