@@ -1,11 +1,17 @@
 """Matching costs of masks: class probability, cross-entropy and dice at random points."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from ltss_jax.losses import points
 from ltss_jax.losses.criterion_types import CriterionConfig
+
+# Most crops have no more targets. Where there are places for twice as many, costs are compiled for
+# this number as well.
+_FEW_TARGETS = 12
 
 
 def matching_costs(
@@ -30,8 +36,7 @@ def matching_costs(
     [L, B, Q, T] float32 without gradient; columns of padded targets mean nothing.
   """
 
-  def of_image(inputs):
-    image, image_classes, image_class_logits, image_mask_logits, key = inputs
+  def of_targets(image, image_classes, image_class_logits, image_mask_logits, key):
     at = points.draw(key, config.num_points)  # [K]
     target_values = points.label_values(labels, image, image_classes, at)  # [K, T]
     point_logits = points.sample(image_mask_logits, at)  # [K, Q]
@@ -44,6 +49,10 @@ def matching_costs(
       config, image_class_logits, point_logits, image_classes, target_values, factor
     )
 
+  def of_image(inputs):
+    image, image_classes, *rest = inputs
+    return _of_present(lambda some: of_targets(image, some, *rest), image_classes)
+
   # One image at a time, as the logits at the points are K x Q numbers.
   def of_prediction(inputs):
     return lax.map(of_image, (jnp.arange(classes.shape[0]), classes, *inputs))
@@ -51,6 +60,26 @@ def matching_costs(
   class_logits, mask_logits = lax.stop_gradient((class_logits, mask_logits))
   costs = lax.map(of_prediction, (class_logits, mask_logits, keys))  # [L, B, T, Q]
   return jnp.swapaxes(costs, -1, -2)
+
+
+def _of_present(costs: Callable[[jax.Array], jax.Array], classes: jax.Array) -> jax.Array:
+  """Costs that grow with the targets of an image, not with the places that there are for them.
+
+  Args:
+    costs: [t] classes -> [t, Q] costs.
+    classes: [T] int32, -1 for padding.
+
+  Returns:
+    [T, Q] costs; 0 for what lies behind the last target.
+  """
+  places = len(classes)
+  if places < 2 * _FEW_TARGETS:
+    return costs(classes)
+
+  def of_few(classes):
+    return jnp.pad(costs(classes[:_FEW_TARGETS]), ((0, places - _FEW_TARGETS), (0, 0)))
+
+  return lax.cond(jnp.any(classes[_FEW_TARGETS:] >= 0), costs, of_few, classes)
 
 
 def pair_costs(

@@ -10,6 +10,10 @@ from ltss_jax.losses.criterion_types import CriterionConfig
 from ltss_jax.losses.matching import Pairs
 from ltss_jax.losses.points import Points
 
+# Most batches have no more pairs an image, on average. Where there may be twice as many, the losses
+# are compiled for this number as well.
+_FEW_PAIRS = 12
+
 
 def mask_losses(
   config: CriterionConfig,
@@ -32,18 +36,27 @@ def mask_losses(
   Returns:
     [L] cross-entropy (mean over a pair's points) and [L] dice loss, both summed over pairs.
   """
+  size = min(config.pairs_per_step, pairs.query[0].size)
 
-  def of_prediction(inputs):
-    return _prediction_losses(config, labels, classes, *inputs)
+  def of_steps(num_steps):
+    def of_prediction(inputs):
+      return _prediction_losses(config, labels, classes, (num_steps, size), *inputs)
 
-  # The choice of points is kept for the backward pass, all else is computed again there.
-  policy = jax.checkpoint_policies.save_only_these_names("points")
-  return lax.map(jax.checkpoint(of_prediction, policy=policy), (mask_logits, pairs, keys))
+    # The choice of points is kept for the backward pass, all else is computed again there.
+    policy = jax.checkpoint_policies.save_only_these_names("points")
+    return lambda *inputs: lax.map(jax.checkpoint(of_prediction, policy=policy), inputs)
+
+  # Steps of padding cost little, but there may be ten times as many of them as of real ones.
+  few, most = (-(-number // size) for number in (_FEW_PAIRS * len(classes), pairs.query[0].size))
+  if most < 2 * few:
+    return of_steps(most)(mask_logits, pairs, keys)
+  is_more = jnp.any(jnp.sum(pairs.query >= 0, axis=(1, 2)) > few * size)
+  return lax.cond(is_more, of_steps(most), of_steps(few), mask_logits, pairs, keys)
 
 
-def _prediction_losses(config, labels, classes, mask_logits, pairs, keys):
+def _prediction_losses(config, labels, classes, steps, mask_logits, pairs, keys):
   """`mask_losses` of one prediction: the same arguments without L, scalars as result."""
-  real, image, query, target, rank = _in_steps(pairs, config.pairs_per_step)
+  real, image, query, target, rank = _in_steps(pairs, *steps)
   number = target + classes.shape[1] * rank  # of the pair, within its image
   pair_keys = jax.vmap(jax.vmap(jax.random.fold_in))(keys[image], number)
   take = lambda b, q: mask_logits[b, :, :, q]  # noqa: E731
@@ -73,21 +86,21 @@ def _prediction_losses(config, labels, classes, mask_logits, pairs, keys):
   return bce.sum(), dice.sum()
 
 
-def _in_steps(pairs: Pairs, pairs_per_step: int) -> tuple[jax.Array, ...]:
+def _in_steps(pairs: Pairs, num_steps: int, size: int) -> tuple[jax.Array, ...]:
   """Pairs in steps, the matched ones first, so that whole steps of padding can be skipped.
 
   Args:
     pairs: [B, S].
-    pairs_per_step: P, at most.
+    num_steps: enough for all real pairs.
+    size: P, pairs of a step.
 
   Returns:
     (real, image, query, target, rank), each [steps, P]: whether it is a pair, and its indices.
   """
   pairs_per_image = pairs.query.shape[1]
   query, target, rank = (index.reshape(-1) for index in pairs)
-  size = min(pairs_per_step, query.size)
   order = jnp.argsort(query < 0, stable=True).astype(jnp.int32)
-  order = jnp.pad(order, (0, -query.size % size), mode="edge")
+  order = jnp.pad(order, (0, -query.size % size), mode="edge")[: num_steps * size]
   real = jnp.arange(order.size) < jnp.sum(query >= 0)
   indices = jnp.maximum(query[order], 0), target[order], rank[order]
   return tuple(x.reshape(-1, size) for x in (real, order // pairs_per_image, *indices))

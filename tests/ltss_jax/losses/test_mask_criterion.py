@@ -1,6 +1,7 @@
 """Mask2Former's criterion against `transformers`, over devices, and in its limits."""
 
 import dataclasses
+import functools
 import re
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
 
+from ltss_jax.losses import mask_costs, mask_losses
 from ltss_jax.losses.mask_criterion import (
   Targets,
   criterion_sums,
@@ -100,16 +102,16 @@ def sharded_loss(config, *arguments):
 
 
 @pytest.mark.parametrize(
-  "matcher,callbacks", [("scipy", 1), pytest.param("optax", 0, marks=pytest.mark.slow)]
+  "matcher,calls", [("scipy", 1), pytest.param("optax", 0, marks=pytest.mark.slow)]
 )
-def test_four_devices_equal_one_with_one_host_callback(four_images, matcher, callbacks):
+def test_four_devices_equal_one_with_one_call_of_the_host(four_images, matcher, calls):
   config = dataclasses.replace(CONFIG, matcher=matcher)
   arguments = (*four_images.values(), generator.image_keys(2, 4))
   (value, sums), gradients = value_and_gradient(config, *arguments)
   step = jax.jit(jax.value_and_grad(sharded_loss, (1, 2), has_aux=True), static_argnums=0)
   program = step.lower(config, *arguments).compile()
-  targets = re.findall(r'custom_call_target="([^"]*callback[^"]*)"', program.as_text())
-  assert len(targets) == callbacks, targets
+  targets = re.findall(r'custom_call_target="(ltss_jax[^"]*|[^"]*callback)"', program.as_text())
+  assert len(targets) == calls, targets
   (spread_value, spread_sums), spread_gradients = program(*arguments)
   # The same terms of every image, summed in another order.
   np.testing.assert_allclose(spread_value, value, rtol=1e-6)
@@ -117,6 +119,26 @@ def test_four_devices_equal_one_with_one_host_callback(four_images, matcher, cal
     np.testing.assert_allclose(spread, one, rtol=1e-5)
   for spread, one in zip(spread_gradients, gradients, strict=True):
     np.testing.assert_allclose(spread, one, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("valid", [(3, 12, 1, 0), (12, 12, 11, 12), (12, 2, 1, 0)])
+def test_places_without_a_target_change_nothing(valid, monkeypatch):
+  """With few targets and with many, where both are compiled."""
+  inputs, keys = generator.problem(5, valid, targets=12, queries=13), generator.image_keys(5, 4)
+  few = inputs["classes"][:, : max(valid)]
+  many = np.pad(inputs["classes"], ((0, 0), (0, 18)), constant_values=-1)
+
+  def computed(classes):
+    function = jax.value_and_grad(functools.partial(loss, CONFIG), (0, 1), has_aux=True)
+    return jax.jit(function)(*(inputs | {"classes": classes}).values(), keys)
+
+  with_few = computed(few)
+  monkeypatch.setattr(mask_costs, "_FEW_TARGETS", 6)
+  monkeypatch.setattr(mask_losses, "_FEW_PAIRS", 6)
+  with_many = computed(many)
+  for ours, exact in zip(jax.tree.leaves(with_many), jax.tree.leaves(with_few), strict=True):
+    # The same sums in another order.
+    np.testing.assert_allclose(ours, exact, rtol=1e-5, atol=1e-7)
 
 
 def test_bfloat16_logits_are_computed_in_float32(four_images):
