@@ -75,8 +75,8 @@ def _processor() -> str:
 def _date_entries(folder: pathlib.Path) -> None:
   """Dates programs that have no date of last use, by that of their file.
 
-  JAX dates them only where the size is bounded. With one undated program in a bounded folder it
-  writes no other (jax 0.10.2).
+  JAX (0.10.2) dates them only where the size is bounded, and writes no program there as long as one
+  has no date.
   """
   for program in folder.glob("*-cache"):
     date = program.with_name(program.name.removesuffix("-cache") + "-atime")
