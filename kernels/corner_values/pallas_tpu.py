@@ -11,7 +11,7 @@ are a sum with all others left out:
              three of them, an integer below 2^16 is two bytes; each part is picked by itself
   corners    the column to the right is picked from the map rolled by one, with the same one-hot
              matrix, and the row below by another comparison
-  a block    `BLOCK` positions, which lie along the lanes
+  a block    512 positions, 256 of wider maps, which lie along the lanes
   skipping   the tiles of `ROWS` rows from the first to the last row that a block touches are
              visited, and no others: sort the positions by row. Without an order all are visited
 
@@ -29,7 +29,6 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-BLOCK = 256
 ROWS = 8
 LANES = 128
 # Largest entry of an integer map: two bytes, of which the upper one may be 2^8.
@@ -54,7 +53,9 @@ def forward(
   corners = 0
   for first, size in _bands(height, width):
     band = _fill(maps[:, first : first + size])
-    corners += _forward_call(band, which, _Positions(row - first, column, size), width, interpret)
+    corners += _forward_call(
+      band, which, _Positions(row - first, column, (size, width)), width, interpret
+    )
   return corners[..., : row.shape[1]].astype(maps.dtype)
 
 
@@ -81,7 +82,7 @@ def backward(
   height, width = shape
   parts = []
   for first, size in _bands(height, width):
-    positions = _Positions(row - first, column, size)
+    positions = _Positions(row - first, column, (size, width))
     part = _backward_call(size, width, positions, positions.fill(cotangent, 0), interpret)
     parts.append(part[:, :size, :width])
   return jnp.concatenate(parts, axis=1)
@@ -110,9 +111,11 @@ class _Positions:
     grid: (N, steps).
   """
 
-  def __init__(self, row: jax.Array, column: jax.Array, height: int):
-    number, count = row.shape
-    self._block = min(BLOCK, _round_up(count, LANES))
+  def __init__(self, row: jax.Array, column: jax.Array, shape: tuple[int, int]):
+    (number, count), (height, width) = row.shape, shape
+    # The one-hot matrix is made for each tile of rows: a wide one of many positions takes longer
+    # than the further blocks do.
+    self._block = min(512 if width <= 256 else 256, _round_up(count, LANES))
     self._more = -count % self._block
     self.grid = number, (count + self._more) // self._block
     self.arrays = self.fill(jnp.stack([row, column], axis=1), -2)  # such a row is in no tile
