@@ -269,7 +269,9 @@ def _split(x: jax.Array) -> list[jax.Array]:
   """Three float32 arrays that bfloat16 holds exactly and whose sum is x."""
   parts = []
   for _ in range(3):
-    parts.append(x.astype(jnp.bfloat16).astype(jnp.float32))
+    # Bits are cut off. A rounding and its inverse are what a compiler may leave out.
+    bits = jax.lax.bitcast_convert_type(x, jnp.int32) & -(2**16)
+    parts.append(jax.lax.bitcast_convert_type(bits, jnp.float32))
     x = x - parts[-1]
   return parts
 
