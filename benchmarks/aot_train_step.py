@@ -17,8 +17,10 @@ makes them. Fails where the program does not fit, where the step moves anything 
 parameters of a shared state, between devices, or where Mask2Former's misses a kernel.
 """
 
+import dataclasses
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -84,18 +86,44 @@ def trace(config: ml_collections.ConfigDict, devices) -> jax.stages.Traced:
   return step.trace(train_step.abstract_state(objective, transform, mesh, decay), batch)
 
 
+@dataclasses.dataclass(frozen=True)
+class Target:
+  """What to compile for.
+
+  Attributes:
+    name: of the chip.
+    topology: sides of the slice.
+    devices: its devices, which are not there.
+    options: for the compiler.
+  """
+
+  name: str
+  topology: str
+  devices: Sequence[jax.Device]
+  options: dict[str, bool] | None
+
+
+def find_target(target: str, config: ml_collections.ConfigDict) -> Target:
+  """Finds a target by its name; for a GPU, the config's matcher becomes one that can be compiled.
+
+  Raises:
+    SystemExit: there is no such target.
+  """
+  name, _, topology = target.partition(":")
+  if name == "h100":
+    config.loss.matcher = "optax"
+    return Target(name, "1x1x1", aot_gpu.topology().devices, _GPU_OPTIONS)
+  if name not in aot_tpu.TOPOLOGIES:
+    raise SystemExit(f"--target={name}: choose from {', '.join(aot_tpu.TOPOLOGIES)}, h100")
+  topology = topology or aot_tpu.TOPOLOGIES[name].partition(":")[2]
+  return Target(name, topology, aot_tpu.topology(f"{name}:{topology}").devices, None)
+
+
 def main(_) -> None:
   """Compiles for one target and prints what comes out."""
   config = flags.FLAGS.config
-  name, _, topology = flags.FLAGS.target.partition(":")
-  if name == "h100":
-    devices, options = aot_gpu.topology().devices, _GPU_OPTIONS
-    topology, config.loss.matcher = "1x1x1", "optax"
-  elif name in aot_tpu.TOPOLOGIES:
-    topology = topology or aot_tpu.TOPOLOGIES[name].partition(":")[2]
-    devices, options = aot_tpu.topology(f"{name}:{topology}").devices, None
-  else:
-    raise SystemExit(f"--target={name}: choose from {', '.join(aot_tpu.TOPOLOGIES)}, h100")
+  target = find_target(flags.FLAGS.target, config)
+  name, topology, devices = target.name, target.topology, target.devices
   print(
     f"{config_parsing.config_argument()}, batch {config.batch_size}, {name} {topology}, state over"
     f" {config.mesh.fsdp}, remat {config.model.remat}, freeze_backbone"
@@ -106,7 +134,7 @@ def main(_) -> None:
   traced = trace(config, devices)
   flops = matrix_flops(traced.jaxpr.jaxpr, len(devices)) / len(devices)
   try:
-    compiled = traced.lower().compile(options)
+    compiled = traced.lower().compile(target.options)
   except jax.errors.JaxRuntimeError as error:  # More memory than there is, as a rule.
     raise SystemExit(f"  does not compile: {_reason(error)}") from None
   print(f"  compiled in {time.perf_counter() - start:.0f} s")
@@ -121,6 +149,7 @@ def main(_) -> None:
   _print_bounds(name, topology, flops, memory, sum(total.sent for total in sent.values()))
   kernels = sum(text.count(name) for name in _KERNELS)
   print(f"  {kernels} calls of kernels")
+  print(f"  at most {program.most_gathered():,} slices in a gather or scatter")
   moved = set(sent) - (_SUMS | _OF_STATE if config.mesh.fsdp > 1 else _SUMS)
   if moved or (config.model.name == "mask2former" and not kernels):
     raise SystemExit(f"{name}: {kernels} kernels, operands moved by {sorted(moved)}")

@@ -1,4 +1,4 @@
-"""Reads off a compiled program's text what its devices send each other and what memory moves."""
+"""Reads off a compiled program's text what devices send, memory moves and gathers take."""
 
 import dataclasses
 import math
@@ -128,11 +128,7 @@ class Program:
     once where the compiler does not know. Operations that take or fill a part of an array, as loops
     do, are left out: how much of it they touch is not in the text.
     """
-    shapes = {
-      instruction.name: instruction.shape
-      for instructions in self._rooms.values()
-      for instruction in instructions
-    }
+    shapes = self._shapes()
     total = 0
     for instruction, times in self._running(self._entry, into_fusions=False):
       if instruction.operation in _STILL or instruction.operation.endswith("-done"):
@@ -140,9 +136,31 @@ class Program:
       if self._takes_a_part(instruction):
         continue
       operands = _names(instruction.rest.partition(")")[0])
-      arrays = [instruction.shape, *(shapes.get(f"%{name}", "") for name in operands)]
+      arrays = [instruction.shape, *(shapes.get(name, "") for name in operands)]
       total += times * sum(_array_bytes(array, main_memory=True) for array in arrays)
     return total
+
+  def most_gathered(self) -> int:
+    """The most slices that one gather or scatter takes, of whatever size; 0 without any.
+
+    What is expensive on a TPU is their number: a slice of a few KB takes hardly longer than one of
+    a single number.
+    """
+    shapes = self._shapes()
+    return max(
+      (
+        _slices(instruction, shapes)
+        for instructions in self._rooms.values()
+        for instruction in instructions
+        if instruction.operation in ("gather", "scatter")
+      ),
+      default=0,
+    )
+
+  def _shapes(self) -> dict[str, str]:
+    """Shape of each result, as text, by its name without sign."""
+    rooms = self._rooms.values()
+    return {line.name.lstrip("%"): line.shape for lines in rooms for line in lines}
 
   def _takes_a_part(self, instruction: Instruction) -> bool:
     """Whether it, or what is fused in it, slices an array at a place known at run time alone."""
@@ -158,6 +176,23 @@ class Program:
       if into_fusions or instruction.operation in _STILL:
         for called in instruction.called:
           yield from self._running(called, into_fusions, times * instruction.trips)
+
+
+def _slices(instruction: Instruction, shapes: dict[str, str]) -> int:
+  """How many slices a gather or scatter takes."""
+  if instruction.operation == "gather":
+    (size,) = re.findall(r"slice_sizes=\{([\d,]*)\}", instruction.rest)
+    return math.prod(_sides(instruction.shape)) // math.prod(map(int, size.split(",")))
+  operands = _names(instruction.rest.partition(")")[0])
+  sides = _sides(shapes[operands[-1]])  # of the updates
+  (window,) = re.findall(r"update_window_dims=\{([\d,]*)\}", instruction.rest)
+  window = [int(axis) for axis in window.split(",") if axis]
+  return math.prod(side for axis, side in enumerate(sides) if axis not in window)
+
+
+def _sides(shape: str) -> list[int]:
+  """Sides of the first array in a shape."""
+  return [int(side) for side in _ARRAY.search(shape)[2].split(",") if side]
 
 
 def _names(text: str) -> list[str]:

@@ -101,6 +101,7 @@ RULES = {
   "ltss_jax.dataset": _RUN,
   "ltss_jax.models": {"flax", "jax", "kernels", "numpy"},
   "ltss_jax.losses": {"jax", "numpy"},
+  "ltss_jax.losses.sampling": {"jax", "kernels"},
   "ltss_jax.losses.matching": {"jax", "numpy", "optax", "scipy"},
   "ltss_jax.workdir": {"absl", "etils", "numpy"},
   "ltss_jax.workdir.run_config": {"configs", "etils", "ml_collections"},

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ltss_jax.losses import points
+from ltss_jax.losses import points, sampling
 from ltss_jax.losses.criterion_types import CriterionConfig
+from ltss_jax.losses.points import LabelMaps
 
 # Most crops have no more targets. Where there are places for twice as many, costs are compiled for
 # this number as well.
@@ -18,7 +19,7 @@ def matching_costs(
   config: CriterionConfig,
   class_logits: jax.Array,
   mask_logits: jax.Array,
-  labels: jax.Array,
+  labels: LabelMaps,
   classes: jax.Array,
   keys: jax.Array,
 ) -> jax.Array:
@@ -28,7 +29,7 @@ def matching_costs(
     config: settings.
     class_logits: [L, B, Q, K] float32.
     mask_logits: [L, B, h, w, Q] float32.
-    labels: [B, H+2, W+2] padded label maps.
+    labels: label maps of the B images.
     classes: [B, T] int32.
     keys: [L, B] PRNG keys.
 
@@ -36,15 +37,17 @@ def matching_costs(
     [L, B, Q, T] float32 without gradient; columns of padded targets mean nothing.
   """
 
+  def label_values(*inputs):
+    return sampling.label_values(labels, *jax.tree.map(lambda x: x[None], inputs))[0]
+
   def of_targets(image, image_classes, image_class_logits, image_mask_logits, key):
-    at = points.draw(key, config.num_points)  # [K]
-    target_values = points.label_values(labels, image, image_classes, at)  # [K, T]
-    point_logits = points.sample(image_mask_logits, at)  # [K, Q]
+    at = sampling.in_rows(points.draw(key, config.num_points))  # [K]
+    target_values = label_values(image, image_classes, at)  # [K, T]
+    point_logits = sampling.sample_queries(image_mask_logits, at)  # [K, Q]
     factor = 1.0
     if config.leaves_out:
-      point_logits, target_values, factor = points.leave_out(
-        labels, image, config.ignore_label, at, point_logits, target_values
-      )
+      ignored = label_values(image, jnp.int32(config.ignore_label), at)
+      point_logits, target_values, factor = points.leave_out(ignored, point_logits, target_values)
     return pair_costs(
       config, image_class_logits, point_logits, image_classes, target_values, factor
     )

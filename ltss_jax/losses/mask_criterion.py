@@ -57,7 +57,7 @@ def criterion_sums(
   """
   _check_outputs(config, class_logits.shape[-1], num_classes)
   class_logits, mask_logits = class_logits.astype(jnp.float32), mask_logits.astype(jnp.float32)
-  labels, classes = points.pad_labels(targets.labels), targets.classes
+  labels, classes = points.label_maps(targets.labels), targets.classes
   repeats = column_repeats(config, classes, class_logits.shape[2])  # [B, T]
   match_keys, loss_keys = prediction_keys(keys, class_logits.shape[0])
 

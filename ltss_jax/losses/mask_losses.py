@@ -5,10 +5,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from ltss_jax.losses import points
+from ltss_jax.losses import points, sampling, uncertain_points
 from ltss_jax.losses.criterion_types import CriterionConfig
 from ltss_jax.losses.matching import Pairs
-from ltss_jax.losses.points import Points
+from ltss_jax.losses.points import LabelMaps, Points
 
 # Most batches have no more pairs an image, on average. Where there may be twice as many, the losses
 # are compiled for this number as well.
@@ -18,7 +18,7 @@ _FEW_PAIRS = 12
 def mask_losses(
   config: CriterionConfig,
   mask_logits: jax.Array,
-  labels: jax.Array,
+  labels: LabelMaps,
   classes: jax.Array,
   pairs: Pairs,
   keys: jax.Array,
@@ -28,7 +28,7 @@ def mask_losses(
   Args:
     config: settings.
     mask_logits: [L, B, h, w, Q] float32.
-    labels: [B, H+2, W+2] padded label maps.
+    labels: label maps of the B images.
     classes: [B, T] int32.
     pairs: [L, B, S] queries and their targets.
     keys: [L, B] PRNG keys; every pair of an image has its own points.
@@ -68,19 +68,19 @@ def _prediction_losses(config, labels, classes, steps, mask_logits, pairs, keys)
   at = lax.map(choose, (image, real, lax.stop_gradient(masks), pair_keys))  # [steps, P, K]
   at = Points(*(checkpoint_name(coordinate, "points") for coordinate in at))
 
-  def pair(mask, at, image, target, real):
-    target_values = points.label_values(labels, image, classes[image, target], at)  # [K]
-    logits, factor = points.sample(mask, at), 1.0
+  def of_pairs(masks, at, image, target, real):
+    target_values = sampling.label_values(labels, image, classes[image, target], at)  # [P, K]
+    logits, factor = sampling.sample_masks(masks, at), 1.0
     if config.leaves_out:
-      logits, target_values, factor = points.leave_out(
-        labels, image, config.ignore_label, at, logits, target_values
-      )
-    bce, dice = point_losses(logits, target_values)
+      ignored = sampling.label_values(labels, image, _each(config.ignore_label, image), at)
+      left = jax.vmap(points.leave_out)(ignored, logits, target_values)
+      logits, target_values, factor = left
+    bce, dice = jax.vmap(point_losses)(logits, target_values)
     return jnp.where(real, factor * bce, 0.0), jnp.where(real, dice, 0.0)
 
   @jax.checkpoint
   def step(inputs):
-    return _if_any(inputs[-1], jax.vmap(pair), *inputs)
+    return _if_any(inputs[-1], of_pairs, *inputs)
 
   bce, dice = lax.map(step, (masks, at, image, target, real))
   return bce.sum(), dice.sum()
@@ -120,7 +120,7 @@ def _if_any(flags: jax.Array, function, *arguments):
 
 def draw_loss_points(
   config: CriterionConfig,
-  labels: jax.Array,
+  labels: LabelMaps,
   image: jax.Array,
   real: jax.Array,
   masks: jax.Array,
@@ -132,7 +132,7 @@ def draw_loss_points(
 
   Args:
     config: settings.
-    labels: [B, H+2, W+2] padded label maps.
+    labels: label maps of the B images.
     image: [P] int32, the image of each mask.
     real: [P] bool; where all are false, the points mean nothing.
     masks: [P, h, w] float32 logits.
@@ -144,36 +144,26 @@ def draw_loss_points(
   draw = jax.vmap(points.draw, (0, None))
   num_fresh = config.num_points - config.num_uncertain
 
-  def on_ignored(image, at):
-    return points.label_values(labels, image, jnp.int32(config.ignore_label), at) > 0
-
   def candidates(image, masks, keys):
     keys = jax.vmap(jax.random.split)(keys)  # [P, 2]
-    candidates = draw(keys[:, 0], config.num_candidates)  # [P, 3K]
-    logits = jax.vmap(points.sample)(masks, candidates)
+    candidates = sampling.in_rows(draw(keys[:, 0], config.num_candidates))  # [P, 3K]
+    logits = sampling.sample_masks(masks, candidates)
     if config.leaves_out:
-      logits = jnp.where(jax.vmap(on_ignored)(image, candidates), jnp.inf, logits)
+      ignored = _each(config.ignore_label, image)
+      ignored = sampling.label_values(labels, image, ignored, candidates)
+      logits = jnp.where(ignored > 0, jnp.inf, logits)
     return candidates, logits, draw(keys[:, 1], num_fresh)
 
+  def choose(*inputs):
+    return uncertain_points.choose(*inputs, config.num_uncertain)
+
   # Two conditions, since XLA would otherwise draw and sample again wherever the logits are used.
-  candidates, logits, fresh = _if_any(real, candidates, image, masks, keys)
-  chosen = _if_any(real, lambda x: points.most_uncertain(x, config.num_uncertain), logits)
-  return join_points(candidates, chosen, fresh)
+  return _if_any(real, choose, *_if_any(real, candidates, image, masks, keys))
 
 
-def join_points(candidates: Points, chosen: jax.Array, fresh: Points) -> Points:
-  """The chosen ones of the candidates, then all fresh points.
-
-  Args:
-    candidates: [P, 3K] points (with the default ratios, as below).
-    chosen: [P, 3K/4] int32 indices.
-    fresh: [P, K/4] points.
-
-  Returns:
-    [P, K] points.
-  """
-  take = lambda x: jnp.take_along_axis(x, chosen, axis=1, mode="promise_in_bounds")  # noqa: E731
-  return Points(*(jnp.concatenate([take(c), f], 1) for c, f in zip(candidates, fresh, strict=True)))
+def _each(label: int, image: jax.Array) -> jax.Array:
+  """The label for each of the images [P]."""
+  return jnp.full_like(image, label)
 
 
 def point_losses(logits: jax.Array, target_values: jax.Array) -> tuple[jax.Array, jax.Array]:

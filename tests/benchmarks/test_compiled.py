@@ -117,3 +117,29 @@ ENTRY %main (x: f32[8,8], w: bf16[8,8]) -> f32[4,8] {
   # The first fusion reads both arguments and writes on the chip; three sines, of what is not known
   # by name, write; the slice is left out.
   assert Program(read).memory_bytes() == (256 + 128) + 3 * 256
+
+
+def test_slices_of_gathers_and_scatters():
+  """Rows of a table, single numbers, and none."""
+
+  def program(function, *shapes):
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return Program(jax.jit(function).lower(*arrays).compile().as_text())
+
+  index = jnp.arange(0, 200, 3)
+  assert program(lambda x: x[index], (200, 50)).most_gathered() == 67
+  assert program(lambda x: x[index, index] + x[0, index], (200, 200)).most_gathered() == 67
+  assert program(lambda x: x + 1, (200, 50)).most_gathered() == 0
+
+
+def test_slices_of_scatters():
+  """Rows of three numbers, as the TPU's compiler writes it; for a CPU scatters become loops."""
+  program = Program("""\
+ENTRY %main (a: f32[9,3], b: s32[4,5], c: f32[4,5,3]) -> f32[9,3] {
+  %a = f32[9,3]{1,0:T(8,128)} parameter(0)
+  %b = s32[4,5]{1,0:T(8,128)} parameter(1)
+  %c = f32[4,5,3]{2,1,0:T(8,128)} parameter(2)
+  ROOT %d = f32[9,3]{1,0:T(8,128)} scatter(%a, %b, %c), update_window_dims={2}, \
+inserted_window_dims={0}, scatter_dims_to_operand_dims={0}, index_vector_dim=2, to_apply=%add
+}""")
+  assert program.most_gathered() == 20

@@ -1,4 +1,4 @@
-"""Points: sampling against torch, label maps against explicit masks, the choice against a sort."""
+"""Points: sampling against torch, label maps against explicit masks."""
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,7 @@ from ltss_jax.losses.points import Points
 
 draw = jax.jit(points.draw, static_argnums=1)
 sample = jax.jit(points.sample)
-most_uncertain = jax.jit(points.most_uncertain, static_argnums=1)
-kth_smallest = jax.jit(points.kth_smallest)
-label_values = jax.jit(lambda labels, *rest: points.label_values(points.pad_labels(labels), *rest))
+label_values = jax.jit(lambda labels, *rest: points.label_values(points.label_maps(labels), *rest))
 
 
 def random_points(seed, number=64, outside=0.3):
@@ -115,45 +113,13 @@ def test_label_values_equal_torchs_grid_sample_of_the_masks():
   np.testing.assert_allclose(label_values(labels, 0, classes, at).T, expected, atol=5e-6)
 
 
-# Few sizes, as each one is compiled; the last is beyond one group of `_rank`.
-@given(
-  seed=st.integers(0, 2**32 - 1),
-  size_and_number=st.sampled_from([(1, 1), (60, 17), (60, 60), (2500, 600)]),
-  levels=st.sampled_from([2, 30, 10**6]),
-)
-def test_the_choice_is_that_of_a_stable_sort(seed, size_and_number, levels):
-  size, number = size_and_number
-  rng = np.random.default_rng(seed)
-  logits = rng.integers(-levels, levels, (3, size)) * np.float32(rng.choice([1e-30, 1e-3, 1e30]))
-  logits[0, rng.integers(size)] = rng.choice([np.inf, -np.inf, 0, -0.0])
-  order = np.argsort(np.abs(logits), axis=1, kind="stable")[:, :number]
-  chosen = most_uncertain(logits.astype(np.float32), number)
-  np.testing.assert_array_equal(chosen, np.sort(order, axis=1))
-
-
-def test_points_without_a_number_are_chosen_last():
-  logits = np.array([[np.nan, 2, -np.nan, -np.inf, 1]], np.float32)
-  np.testing.assert_array_equal(most_uncertain(logits, 3), [[1, 3, 4]])
-  np.testing.assert_array_equal(most_uncertain(logits, 4), [[0, 1, 3, 4]])
-
-
-@given(seed=st.integers(0, 2**32 - 1), top=st.sampled_from([1, 9, 2**31 - 1]))
-def test_kth_smallest_equals_a_sort(seed, top):
-  rng = np.random.default_rng(seed)
-  values = rng.integers(0, top, (4, 30), endpoint=True, dtype=np.int32)
-  k = rng.integers(1, 30, (4, 1), endpoint=True)
-  expected = np.take_along_axis(np.sort(values, 1), k - 1, 1)
-  np.testing.assert_array_equal(kth_smallest(values, k), expected)
-
-
 def test_points_on_ignored_pixels_are_left_out_by_hand():
   label = np.array([[0, 0, 255, 255], [0, 0, 255, 255]], np.uint8)
   # Centres of a labelled and an ignored pixel, a border between the two, one far outside.
   x, y = jnp.array([0.125, 0.875, 0.5, 3.0]), jnp.array([0.25, 0.25, 0.25, 0.25])
   logits, targets = jnp.array([[1.0], [2.0], [3.0], [4.0]]), jnp.array([[1.0], [0.0], [0.5], [0.0]])
-  logits, targets, factor = points.leave_out(
-    points.pad_labels(label[None]), jnp.int32(0), 255, Points(x, y), logits, targets
-  )
+  ignored = label_values(label[None], 0, jnp.int32(255), Points(x, y))
+  logits, targets, factor = points.leave_out(ignored, logits, targets)
   assert logits[0] == 1 and logits[3] == 4 and targets[0] == 1
   np.testing.assert_array_equal(jax.nn.sigmoid(logits[1:3]), np.zeros((2, 1)))
   np.testing.assert_array_equal(targets[1:3], np.zeros((2, 1)))
@@ -163,8 +129,7 @@ def test_points_on_ignored_pixels_are_left_out_by_hand():
 def test_a_mask_without_labelled_points_has_the_factor_0_of_nothing():
   label = np.full((1, 2, 2), 255, np.uint8)
   at = Points(jnp.array([0.25, 0.75]), jnp.array([0.25, 0.75]))
-  logits, targets, factor = points.leave_out(
-    points.pad_labels(label), jnp.int32(0), 255, at, jnp.ones(2), jnp.ones(2)
-  )
+  ignored = label_values(label, 0, jnp.int32(255), at)
+  logits, targets, factor = points.leave_out(ignored, jnp.ones(2), jnp.ones(2))
   softplus = jnp.logaddexp(logits, 0)
   assert float(factor * (softplus - logits * targets).mean()) == 0

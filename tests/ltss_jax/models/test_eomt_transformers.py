@@ -61,7 +61,7 @@ def criterion(class_logits, mask_logits, targets):
   total, _ = mask_criterion.total_loss(judge.CRITERION, sums)
   class_loss = sums.class_sum / sums.class_weight_sum
   losses = [class_loss, sums.bce_sum / sums.num_targets, sums.dice_sum / sums.num_targets]
-  labels = points.pad_labels(targets.labels)
+  labels = points.label_maps(targets.labels)
   match_keys, _ = mask_criterion.prediction_keys(keys, len(class_logits))
   costs = mask_costs.matching_costs(
     judge.CRITERION, *logits, labels, targets.classes, match_keys

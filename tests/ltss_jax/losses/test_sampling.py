@@ -1,0 +1,102 @@
+"""Sampling by matrix products against gathers: values, gradients, and what each platform gets."""
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kernels.ms_deform_attn import interpreted_pallas
+from ltss_jax.losses import mask_criterion, points, sampling
+from ltss_jax.losses.points import Points
+from tests import recipes
+
+
+def random_points(seed, shape, outside=0.3):
+  """Points in the maps and around them, borders and corners among them."""
+  rng = np.random.default_rng(seed)
+  x, y = rng.uniform(-outside, 1 + outside, (2, *shape)).astype(np.float32)
+  x[:, :4], y[:, :4] = [0, 1, 0, 1], [0, 0, 1, 1]
+  return Points(jnp.asarray(x), jnp.asarray(y))
+
+
+def test_masks_and_their_gradients_equal_gathers():
+  rng, at = np.random.default_rng(0), random_points(1, (2, 300))
+  masks = rng.standard_normal((2, 21, 10)).astype(np.float32)
+  cotangent = rng.standard_normal((2, 300)).astype(np.float32)
+
+  @jax.jit
+  def both(masks, cotangent):
+    forms = (
+      lambda masks: sampling.sample_masks(masks, at),
+      lambda masks: sampling.sample_by_products(masks, at, "interpreted"),
+    )
+    results = [jax.vjp(form, masks) for form in forms]
+    return [(values, transpose(cotangent)[0]) for values, transpose in results]
+
+  (values, gradient), (products, gradient_by_products) = both(masks, cotangent)
+  # The corners are the same bits; a product and a sum may become one operation.
+  np.testing.assert_allclose(products, values, rtol=0, atol=1e-6)
+  # Sums of some ten float32 numbers in another order.
+  np.testing.assert_allclose(gradient_by_products, gradient, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_label_values_equal_gathers(several):
+  at = random_points(2, (3, 200))
+  labels = np.random.default_rng(0).choice(np.array([0, 1, 300, 65535], np.uint16), (2, 9, 13))
+  labels, image = points.label_maps(jnp.asarray(labels)), jnp.array([1, 0, 1])
+  classes = jnp.array([[0, 300, -1], [65535, 1, 0], [300, 300, 7]])
+  classes = classes if several else classes[:, 0]
+
+  @jax.jit
+  def both(*inputs):
+    return (
+      sampling.label_values(*inputs),
+      sampling.label_values_by_products(*inputs, "interpreted"),
+    )
+
+  values, products = both(labels, image, classes, at)
+  assert values.shape == (3, 200, 3)[: 2 + several] and 0 < values.max() <= 1 + 1e-6
+  # The same corners; a product and a sum may become one operation.
+  np.testing.assert_allclose(products, values, rtol=0, atol=1e-6)
+
+
+def test_queries_are_sampled_by_deformable_attention_of_one_point():
+  mask_logits = np.random.default_rng(0).standard_normal((10, 12, 5)).astype(np.float32)
+  at = jax.tree.map(lambda x: x[0], random_points(3, (1, 150)))
+  with interpreted_pallas():
+    products = jax.jit(sampling.sample_queries_by_products, static_argnums=2)(
+      mask_logits, at, "pallas_tpu"
+    )
+  # Positions are rounded in another way: 1e-7 of 12 pixels, and slopes of up to 4.
+  np.testing.assert_allclose(products, sampling.sample_queries(mask_logits, at), atol=5e-6)
+
+
+def test_points_in_rows_are_the_drawn_ones():
+  drawn = points.draw(jax.random.key(0), 500)
+  x, y = sampling.points_of_keys(sampling.row_keys(drawn), 500)
+  expected = sorted(zip(drawn.y.tolist(), drawn.x.tolist(), strict=True))
+  assert list(zip(y.tolist(), x.tolist(), strict=True)) == expected
+  assert sampling.in_rows(drawn).x.tolist() == drawn.x.tolist()
+
+
+@pytest.mark.parametrize(("platform", "gathers"), [("tpu", False), ("cpu", True)])
+def test_the_platform_that_a_program_is_lowered_for_decides(platform, gathers):
+  """No gather or scatter of single numbers is left for TPUs, in costs, losses and gradients."""
+  config = recipes.criterion(num_points=5000, matcher="optax")
+
+  def loss(class_logits, mask_logits, targets):
+    keys = jax.random.split(jax.random.key(0), 2)
+    sums = mask_criterion.criterion_sums(config, class_logits, mask_logits, targets, keys, 9)
+    return mask_criterion.total_loss(config, sums)[0]
+
+  targets = mask_criterion.Targets(jnp.zeros((2, 64, 64), jnp.uint8), jnp.zeros((2, 3), jnp.int32))
+  logits = jnp.zeros((1, 2, 7, 10)), jnp.zeros((1, 2, 16, 16, 7))
+  traced = jax.jit(jax.grad(loss, (0, 1))).trace(*logits, targets)
+  program = traced.lower(lowering_platforms=(platform,)).as_text()
+  assert ("tpu_custom_call" in program) is not gathers
+  found = re.findall(r"stablehlo.gather.*-> tensor<([\dx]+)x[a-z]", program)
+  assert any(math.prod(map(int, sides.split("x"))) >= 5000 for sides in found) is gathers
