@@ -121,7 +121,7 @@ def test_four_devices_equal_one_with_one_call_of_the_host(four_images, matcher, 
     np.testing.assert_allclose(spread, one, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("valid", [(3, 12, 1, 0), (12, 12, 11, 12), (12, 2, 1, 0)])
+@pytest.mark.parametrize("valid", [(3, 12, 1, 0), (12, 12, 11, 12)])
 def test_places_without_a_target_change_nothing(valid, monkeypatch):
   """With few targets and with many, where both are compiled."""
   inputs, keys = generator.problem(5, valid, targets=12, queries=13), generator.image_keys(5, 4)
