@@ -40,7 +40,7 @@ help:
 	@echo "make lint              check style and formatting"
 	@echo "make format            format the code"
 	@echo "make bench     30 min  time the hot paths, side by side with alternatives (36 min where torch is)"
-	@echo "make aot       11 min  compile kernels and training step for TPU v5e and H100, which need not be there"
+	@echo "make aot       12 min  compile kernels and training step for TPU v5e and H100, which need not be there"
 	@echo "make aot-eomt          training steps of EoMT-L and -g for slices of TPUs and an H100"
 	@echo "make aot-all   30 min  the kernels for TPU v4, v5p, v6e and TPU7x as well"
 	@echo "make clean             remove .venv*, caches and the demo's run; data and other runs stay"
@@ -102,6 +102,7 @@ aot: $(AOT_TPU)/.installed $(AOT_GPU)/.installed
 	$(AOT_TPU)/bin/python -m kernels.ms_deform_attn.aot v5e
 	$(AOT_GPU)/bin/python -m kernels.ms_deform_attn.aot h100
 	$(AOT_TPU)/bin/python -m benchmarks.aot_train_step --target=v5e --config=configs/coco_stuff_lt.py
+	$(AOT_TPU)/bin/python -m benchmarks.aot_criterion --target=v5e --config=configs/coco_stuff_lt.py
 	$(AOT_GPU)/bin/python -m benchmarks.aot_train_step --target=h100 --config=configs/coco_stuff_lt.py \
 	  --config.batch_size=4
 

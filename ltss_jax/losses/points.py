@@ -119,7 +119,7 @@ def sample(maps: jax.Array, points: Points) -> jax.Array:
 
 
 def label_maps(labels: jax.Array) -> LabelMaps:
-  """Label maps [B, H, W] of integer class ids, -1 at least, as all that samples them takes them."""
+  """Prepares label maps [B, H, W] of integer class ids, -1 to 65,535, for all that samples them."""
   labels = labels.astype(jnp.int32)
   padded = jnp.pad(labels, [(0, 0), (1, 1), (1, 1)], constant_values=_OUTSIDE)
   return LabelMaps(padded, code_of(labels))

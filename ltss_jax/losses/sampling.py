@@ -36,6 +36,9 @@ def points_of_keys(keys: jax.Array, num_points: int) -> Points:
   return Points(points.coordinate(keys & 0xFFFF), points.coordinate(keys >> 16))
 
 
+# The choice stands inside, twice: differentiated as it is, each form would keep what the other's
+# gradient needs.
+@jax.custom_vjp
 def sample_masks(masks: jax.Array, at: Points) -> jax.Array:
   """`points.sample` of masks, each at its own points; differentiable in the masks alone.
 
@@ -46,21 +49,14 @@ def sample_masks(masks: jax.Array, at: Points) -> jax.Array:
   Returns:
     [P, K] float32.
   """
-  return _sample_masks(masks, at)
-
-
-@jax.custom_vjp
-def _sample_masks(masks: jax.Array, at: Points) -> jax.Array:
   return lax.platform_dependent(masks, at, tpu=sample_by_products, default=_sample_by_gathers)
 
 
 def _sample_masks_forward(masks, at):
-  return _sample_masks(masks, at), (masks, at)
+  return sample_masks(masks, at), (masks, at)
 
 
 def _sample_masks_backward(residuals, cotangent):
-  # The choice stands here once more: differentiated as it is, each form would keep what the other
-  # one needs.
   def gradient_of(sample):
     def gradient(masks, at, cotangent):
       return jax.vjp(lambda masks: sample(masks, at), masks)[1](cotangent)[0]
@@ -72,7 +68,7 @@ def _sample_masks_backward(residuals, cotangent):
   return gradient, None
 
 
-_sample_masks.defvjp(_sample_masks_forward, _sample_masks_backward)
+sample_masks.defvjp(_sample_masks_forward, _sample_masks_backward)
 
 
 def _sample_by_gathers(masks: jax.Array, at: Points) -> jax.Array:

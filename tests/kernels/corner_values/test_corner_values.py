@@ -68,7 +68,7 @@ def test_integers_are_exact():
 
 def test_maps_beyond_the_memory_are_cut_into_bands(monkeypatch):
   monkeypatch.setattr(pallas_tpu, "RESIDENT_BYTES", 4 * 128 * 8)
-  shape, number, count = (2, 21, 100), 2, 140
+  shape, number, count = (2, 13, 100), 2, 100
   maps = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
   row, column, _ = positions(shape, number, count, in_order=True)
   cotangent = np.random.default_rng(2).standard_normal((number, 4, count)).astype(np.float32)

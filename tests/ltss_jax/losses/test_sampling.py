@@ -1,15 +1,15 @@
 """Sampling by matrix products against gathers: values, gradients, and what each platform gets."""
 
-import math
-import re
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from kernels.corner_values import pallas_tpu
 from kernels.ms_deform_attn import interpreted_pallas
-from ltss_jax.losses import mask_criterion, points, sampling
+from ltss_jax.losses import mask_criterion, points, sampling, uncertain_points
 from ltss_jax.losses.points import Points
 from tests import recipes
 
@@ -83,20 +83,63 @@ def test_points_in_rows_are_the_drawn_ones():
   assert sampling.in_rows(drawn).x.tolist() == drawn.x.tolist()
 
 
-@pytest.mark.parametrize(("platform", "gathers"), [("tpu", False), ("cpu", True)])
-def test_the_platform_that_a_program_is_lowered_for_decides(platform, gathers):
-  """No gather or scatter of single numbers is left for TPUs, in costs, losses and gradients."""
-  config = recipes.criterion(num_points=5000, matcher="optax")
-
+def make_loss(config, num_classes):
   def loss(class_logits, mask_logits, targets):
     keys = jax.random.split(jax.random.key(0), 2)
-    sums = mask_criterion.criterion_sums(config, class_logits, mask_logits, targets, keys, 9)
+    sums = mask_criterion.criterion_sums(
+      config, class_logits, mask_logits, targets, keys, num_classes
+    )
     return mask_criterion.total_loss(config, sums)[0]
 
-  targets = mask_criterion.Targets(jnp.zeros((2, 64, 64), jnp.uint8), jnp.zeros((2, 3), jnp.int32))
-  logits = jnp.zeros((1, 2, 7, 10)), jnp.zeros((1, 2, 16, 16, 7))
-  traced = jax.jit(jax.grad(loss, (0, 1))).trace(*logits, targets)
-  program = traced.lower(lowering_platforms=(platform,)).as_text()
-  assert ("tpu_custom_call" in program) is not gathers
-  found = re.findall(r"stablehlo.gather.*-> tensor<([\dx]+)x[a-z]", program)
-  assert any(math.prod(map(int, sides.split("x"))) >= 5000 for sides in found) is gathers
+  return jax.value_and_grad(loss, (0, 1))
+
+
+@pytest.mark.slow  # a minute of compiling
+@pytest.mark.parametrize("ignored_pixels", ["background", "left_out"])
+def test_the_criterion_is_the_same_for_tpus(ignored_pixels, monkeypatch):
+  """With the same points, in another order; compiled for a CPU, its kernels interpreted."""
+  rng = np.random.default_rng(0)
+  config = recipes.criterion(num_points=150, ignored_pixels=ignored_pixels, ignore_label=255)
+  labels = rng.integers(0, 6, (2, 4, 5), np.uint8).repeat(8, 1).repeat(8, 2)
+  labels[:, :9, :11] = 255
+  targets = mask_criterion.Targets(labels, np.array([[0, 1, 2, 4], [3, 5, -1, -1]], np.int32))
+  logits = [3 * rng.standard_normal(shape) for shape in ((1, 2, 7, 7), (1, 2, 8, 10, 7))]
+  arguments = *(x.astype(np.float32) for x in logits), targets
+  expected, expected_gradients = jax.jit(make_loss(config, 6))(*arguments)
+
+  monkeypatch.setattr(jax.lax, "platform_dependent", lambda *x, tpu, default, **_: tpu(*x))
+  for name in ("forward", "backward"):
+    interpreted = functools.partial(getattr(pallas_tpu, name), interpret=True)
+    monkeypatch.setattr(pallas_tpu, name, interpreted)
+  with interpreted_pallas():
+    value, gradients = jax.jit(make_loss(config, 6))(*arguments)
+  # Sums of some hundred float32 numbers in another order.
+  np.testing.assert_allclose(value, expected, rtol=1e-5)
+  for gradient, wanted in zip(gradients, expected_gradients, strict=True):
+    np.testing.assert_allclose(gradient, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("platform", "gathers"), [("tpu", False), ("cpu", True)])
+def test_the_platform_that_a_program_is_lowered_for_decides(platform, gathers):
+  """Nothing is gathered or scattered on TPUs, also where gradients are taken."""
+
+  @jax.jit
+  @jax.grad
+  def program(masks, mask_logits, labels, drawn):
+    at = sampling.in_rows(drawn)
+    logits = sampling.sample_masks(masks, at)
+    at = uncertain_points.choose(at, jax.lax.stop_gradient(logits), drawn, 50)
+    image = jnp.zeros(2, jnp.int32)
+    values = sampling.label_values(points.label_maps(labels), image, image, at)
+    queries = sampling.sample_queries(mask_logits, jax.tree.map(lambda x: x[0], at))
+    return jnp.sum(sampling.sample_masks(masks, at) * values) + jnp.sum(logits) + jnp.sum(queries)
+
+  shapes = (2, 16, 16), (16, 16, 7), (2, 64, 64), (2, 100)
+  masks, mask_logits, labels, x = (jnp.zeros(shape) for shape in shapes)
+  lowered = program.trace(masks, mask_logits, labels, Points(x, x)).lower(
+    lowering_platforms=(platform,)
+  )
+  text = lowered.as_text()
+  assert ("tpu_custom_call" in text) is not gathers
+  for operation in ("gather", "scatter"):
+    assert (f"stablehlo.{operation}" in text) is gathers
