@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from kernels.corner_values import corner_values
-from kernels.ms_deform_attn import ms_deform_attn
+from kernels.ms_deform_attn import pallas_tpu as deformable_attention
 from ltss_jax.losses import points
 from ltss_jax.losses.points import LabelMaps, Points
 
@@ -76,7 +76,7 @@ def _sample_by_gathers(masks: jax.Array, at: Points) -> jax.Array:
 
 
 def sample_by_products(
-  masks: jax.Array, at: Points, implementation: str | None = None
+  masks: jax.Array, at: Points, implementation: str = "pallas_tpu"
 ) -> jax.Array:
   """`sample_masks` by an implementation of `corner_values`."""
   place = points.place(at, *masks.shape[1:])
@@ -100,15 +100,16 @@ def sample_queries(mask_logits: jax.Array, at: Points) -> jax.Array:
 
 
 def sample_queries_by_products(
-  mask_logits: jax.Array, at: Points, implementation: str | None = None
+  mask_logits: jax.Array, at: Points, *, interpret: bool = False
 ) -> jax.Array:
-  """`sample_queries` by an implementation of `ms_deform_attn`, with one head and one point."""
+  """`sample_queries` as deformable attention of one head and one point, by the kernel for TPUs."""
   height, width, queries = mask_logits.shape
   value = mask_logits.reshape(1, height * width, 1, queries)
   locations = jnp.stack(at, axis=-1)[None, :, None, None, None]  # [1, K, 1, 1, 1, 2]
   weights = jnp.ones(locations.shape[:-1], jnp.float32)
   shapes = ((height, width),)
-  return ms_deform_attn(value, shapes, locations, weights, implementation=implementation)[0]
+  forward = deformable_attention.forward
+  return forward(value, shapes, locations, weights, interpret=interpret)[0]
 
 
 def label_values(labels: LabelMaps, image: jax.Array, classes: jax.Array, at: Points) -> jax.Array:
@@ -134,7 +135,7 @@ def label_values_by_products(
   image: jax.Array,
   classes: jax.Array,
   at: Points,
-  implementation: str | None = None,
+  implementation: str = "pallas_tpu",
 ) -> jax.Array:
   """`label_values` by an implementation of `corner_values`."""
   place = points.place(at, *labels.codes.shape[1:])

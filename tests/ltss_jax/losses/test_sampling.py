@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import pallas as pl
 
-from kernels.corner_values import pallas_tpu
-from kernels.ms_deform_attn import interpreted_pallas
 from ltss_jax.losses import mask_criterion, points, sampling, uncertain_points
 from ltss_jax.losses.points import Points
 from tests import recipes
@@ -67,10 +66,8 @@ def test_label_values_equal_gathers(several):
 def test_queries_are_sampled_by_deformable_attention_of_one_point():
   mask_logits = np.random.default_rng(0).standard_normal((10, 12, 5)).astype(np.float32)
   at = jax.tree.map(lambda x: x[0], random_points(3, (1, 150)))
-  with interpreted_pallas():
-    products = jax.jit(sampling.sample_queries_by_products, static_argnums=2)(
-      mask_logits, at, "pallas_tpu"
-    )
+  by_products = functools.partial(sampling.sample_queries_by_products, interpret=True)
+  products = jax.jit(by_products)(mask_logits, at)
   # Positions are rounded in another way: 1e-7 of 12 pixels, and slopes of up to 4.
   np.testing.assert_allclose(products, sampling.sample_queries(mask_logits, at), atol=5e-6)
 
@@ -108,11 +105,9 @@ def test_the_criterion_is_the_same_for_tpus(ignored_pixels, monkeypatch):
   expected, expected_gradients = jax.jit(make_loss(config, 6))(*arguments)
 
   monkeypatch.setattr(jax.lax, "platform_dependent", lambda *x, tpu, default, **_: tpu(*x))
-  for name in ("forward", "backward"):
-    interpreted = functools.partial(getattr(pallas_tpu, name), interpret=True)
-    monkeypatch.setattr(pallas_tpu, name, interpreted)
-  with interpreted_pallas():
-    value, gradients = jax.jit(make_loss(config, 6))(*arguments)
+  kernel = pl.pallas_call
+  monkeypatch.setattr(pl, "pallas_call", lambda *x, **y: kernel(*x, **y | {"interpret": True}))
+  value, gradients = jax.jit(make_loss(config, 6))(*arguments)
   # Sums of some hundred float32 numbers in another order.
   np.testing.assert_allclose(value, expected, rtol=1e-5)
   for gradient, wanted in zip(gradients, expected_gradients, strict=True):
