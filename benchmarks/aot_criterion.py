@@ -13,12 +13,10 @@ import time
 import jax
 import jax.numpy as jnp
 import ml_collections
-from absl import app, flags
-from ml_collections import config_flags
+from absl import flags
 
 from benchmarks import aot_train_step
 from benchmarks.compiled import Program
-from configs import flags as config_parsing
 from input_pipeline import datasets
 from ltss_jax import build, mesh as mesh_lib
 from ltss_jax.architectures import mask_classification
@@ -70,15 +68,12 @@ def main(_) -> None:
   start = time.perf_counter()
   compiled = trace(config, target.devices).lower().compile(target.options)
   print(f"  compiled in {time.perf_counter() - start:.0f} s")
-  program, cost = Program(compiled.as_text()), compiled.cost_analysis() or {}
-  memory = cost.get("bytes accessed") or program.memory_bytes()
+  program = Program(compiled.as_text())
+  memory = aot_train_step.bytes_accessed(compiled, program)
   temporaries = compiled.memory_analysis().temp_size_in_bytes
   print(f"  each: {memory / 1e9:.2f} GB of memory, {temporaries / 2**20:.0f} MiB of temporaries")
   print(f"  at most {program.most_gathered():,} slices in a gather or scatter")
 
 
 if __name__ == "__main__":
-  config_flags.DEFINE_config_file("config", None, "Config file and its variants.")
-  flags.DEFINE_string("target", None, "Chip to compile for, or a slice of such: v5e:16x16.")
-  flags.mark_flags_as_required(["config", "target"])
-  app.run(main, flags_parser=config_parsing.parse_flags)
+  aot_train_step.run_command(main)

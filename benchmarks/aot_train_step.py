@@ -20,7 +20,7 @@ parameters of a shared state, between devices, or where Mask2Former's misses a k
 import dataclasses
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -119,6 +119,19 @@ def find_target(target: str, config: ml_collections.ConfigDict) -> Target:
   return Target(name, topology, aot_tpu.topology(f"{name}:{topology}").devices, None)
 
 
+def run_command(main: Callable) -> None:
+  """Runs a command that has --config and --target."""
+  config_flags.DEFINE_config_file("config", None, "Config file and its variants.")
+  flags.DEFINE_string("target", None, "Chip to compile for, or a slice of such: v5e:16x16.")
+  flags.mark_flags_as_required(["config", "target"])
+  app.run(main, flags_parser=config_parsing.parse_flags)
+
+
+def bytes_accessed(compiled: jax.stages.Compiled, program: Program) -> float:
+  """What memory moves, as the compiler counts it, or where it does not by the program's text."""
+  return (compiled.cost_analysis() or {}).get("bytes accessed") or program.memory_bytes()
+
+
 def main(_) -> None:
   """Compiles for one target and prints what comes out."""
   config = flags.FLAGS.config
@@ -144,8 +157,7 @@ def main(_) -> None:
   _print_memory(compiled.memory_analysis())
   for kind, total in sent.items():
     print(f"  {kind}: {total.count} times, {total.sent / 1e9:.3f} GB sent by each")
-  cost = compiled.cost_analysis() or {}
-  memory = cost.get("bytes accessed") or program.memory_bytes()
+  memory = bytes_accessed(compiled, program)
   _print_bounds(name, topology, flops, memory, sum(total.sent for total in sent.values()))
   kernels = sum(text.count(name) for name in _KERNELS)
   print(f"  {kernels} calls of kernels")
@@ -185,7 +197,4 @@ def _print_bounds(name: str, topology: str, flops: float, memory: float, sent: f
 
 
 if __name__ == "__main__":
-  config_flags.DEFINE_config_file("config", None, "Config file and its variants.")
-  flags.DEFINE_string("target", None, "Chip to compile for, or a slice of such: v5e:16x16.")
-  flags.mark_flags_as_required(["config", "target"])
-  app.run(main, flags_parser=config_parsing.parse_flags)
+  run_command(main)
