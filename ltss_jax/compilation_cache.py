@@ -24,15 +24,17 @@ _AUTO = "auto"
 def enable(setting: str) -> None:
   """Keeps compiled programs from now on, and says where; before anything is compiled.
 
-  A folder that `JAX_COMPILATION_CACHE_DIR` or the program has set already stays as it is. Whoever
-  can write to the folder decides what this program runs. One that cannot be made or written keeps
-  nothing; that is logged, and all else works.
+  A folder that `JAX_COMPILATION_CACHE_DIR` or the program has set already stays as it is, unless
+  nothing is to be kept. Whoever can write to the folder decides what this program runs. One that
+  cannot be made or written keeps nothing; that is logged, and all else works.
 
   Args:
     setting: `config.compilation_cache`: "auto" for a folder in the user's cache folder, a folder
       (local or gs://), or "" for none.
   """
-  if not setting or not jax.config.jax_enable_compilation_cache:
+  if not setting:
+    jax.config.update("jax_enable_compilation_cache", False)
+  if not jax.config.jax_enable_compilation_cache:
     logging.info("Compiled programs are not kept")
     return
   if jax.config.jax_compilation_cache_dir:

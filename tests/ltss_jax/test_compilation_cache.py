@@ -7,7 +7,7 @@ from tests import programs
 PROGRAM = """
 import sys, jax, numpy as np
 from absl import logging
-from ltss_jax import compilation_cache, console
+from ltss_jax import compilation_cache
 
 hits = []
 jax.monitoring.register_event_listener(
@@ -62,7 +62,8 @@ def test_the_second_start_reads_what_the_first_compiled(start, tmp_path):
 def test_an_empty_setting_keeps_nothing(start, tmp_path):
   printed, logged = start("")
   assert printed == f"{SUMS} 0" and "Compiled programs are not kept" in logged
-  assert not (tmp_path / "user").exists()
+  start("", JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine"))
+  assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_of_the_environment_stays(start, tmp_path):
