@@ -192,7 +192,7 @@ class DecodeScaledCrop:
     exact: the image, too, is bit by bit that of the three in turn (Pillow's bilinear resize of the
       whole image). False: enlarging is faster and off by at most 1 (`resize.resize_window`), and a
       JPEG of at least three times the wanted size is decoded at 1/2, 1/4 or 1/8 of its size, which
-      is off by less than 0.5 on average in images with the spectrum of photographs.
+      is off by 1.3 to 2.7 on average in small photographs (213 x 320), and by up to 75 at edges.
 
   Raises:
     ValueError: as `Decode`.
