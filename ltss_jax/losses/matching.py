@@ -46,9 +46,9 @@ def match(costs: jax.Array, repeats: jax.Array, backend: str, num_columns: int) 
   Args:
     costs: [N, Q, T] float32 costs of N independent problems.
     repeats: [N, T] int32, columns of every target; those with 0 are padding and get no query.
-    backend: "scipy" solves all problems in one host callback (inside a fully manual `shard_map`
-      each device's host solves its own), "optax" solves them on the device, for where callbacks
-      are not to be had (inside a `shard_map` only with check_vma=False).
+    backend: "scipy" solves all problems in one call of the host (inside a fully manual `shard_map`
+      each device's host solves its own), "optax" solves them on the device, for where the host
+      is not to be called (inside a `shard_map` only with check_vma=False).
     num_columns: the most that the repeats of a problem add up to, which is what "optax" computes
       with; columns beyond it would be left out.
 
